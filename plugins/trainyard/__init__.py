@@ -1,0 +1,1 @@
+"""Trainyard: distributed-training benchmarks as Airflow pipelines."""

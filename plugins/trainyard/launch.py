@@ -1,0 +1,112 @@
+"""``launch(spec, site, paths)``: how a run is started, as a pure function with golden files.
+
+Launchers differ in the prefix before ``-m trainer spec.json run_dir`` and in the text around it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trainer.contract import RunSpec
+from trainyard.errors import ConfigurationError
+from trainyard.paths import RunPaths
+from trainyard.sites import Launcher, Site
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Launch:
+    """How to start one run: complete, so that a backend decides nothing."""
+
+    argv: tuple[str, ...]
+    """The command, wrapper excluded."""
+    env: tuple[tuple[str, str], ...]
+    """Environment variables added for the command, sorted."""
+    script: str
+    """Text of launch.sh: runs argv, then writes its exit code in one step."""
+
+
+def launch(spec: RunSpec, site: Site, paths: RunPaths) -> Launch:
+    """Return how *spec* is started on *site* with its files in *paths*.
+
+    Pure: reads no file, no clock and no environment. Raises ``ConfigurationError`` when the site
+    cannot run the spec.
+    """
+    _check_fits(spec, site)
+    argv = _RENDERERS[site.launcher](spec, site, paths)
+    env = environment(spec, site)
+    return Launch(argv=argv, env=env, script=_script(argv, env, paths))
+
+
+def _check_fits(spec: RunSpec, site: Site) -> None:
+    if spec.ranks > site.largest_ranks:
+        raise ConfigurationError(
+            f"ranks = {spec.ranks}: site {site.name!r} runs at most {site.largest_ranks}; "
+            "choose fewer ranks or raise largest_ranks in the site file"
+        )
+    if site.launcher is Launcher.PROCESS and spec.nodes > 1:
+        raise ConfigurationError(
+            f"nodes = {spec.nodes}: site {site.name!r} starts plain processes on one host; "
+            "set nodes = 1 or choose a cluster site"
+        )
+
+
+def environment(spec: RunSpec, site: Site) -> tuple[tuple[str, str], ...]:
+    """Return the environment variables of a run on *site*.
+
+    OMP_NUM_THREADS is always set: torchrun sets it to 1 on its own only for more than one rank,
+    which would inflate the one-rank base.
+    """
+    values = {"OMP_NUM_THREADS": str(spec.threads_per_rank), "PYTHONUNBUFFERED": "1"}
+    if site.network_interface:
+        values["GLOO_SOCKET_IFNAME"] = site.network_interface
+        values["NCCL_SOCKET_IFNAME"] = site.network_interface
+    if not site.gpus_per_node:
+        values["CUDA_VISIBLE_DEVICES"] = ""
+    values |= dict(site.environment)
+    return tuple(sorted(values.items()))
+
+
+def trainer_arguments(spec: RunSpec, site: Site, paths: RunPaths) -> tuple[str, ...]:
+    """Return the part of the command that every launcher shares."""
+    data = f"{site.data_dir}/{spec.dataset_digest}" if spec.dataset_digest else ""
+    base = ("-m", "trainer", str(paths.spec), str(paths.run_dir))
+    return (*base, "--data", data) if data else base
+
+
+def _process(spec: RunSpec, site: Site, paths: RunPaths) -> tuple[str, ...]:
+    arguments = trainer_arguments(spec, site, paths)
+    if not spec.distributed:
+        return (site.python, *arguments)
+    torchrun = (
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--max-restarts",
+        "0",
+        "--nproc-per-node",
+        str(spec.ranks),
+    )
+    return (site.python, *torchrun, *arguments)
+
+
+_RENDERERS: dict[Launcher, Callable[[RunSpec, Site, RunPaths], tuple[str, ...]]] = {
+    Launcher.PROCESS: _process,
+}
+
+
+def _script(argv: tuple[str, ...], env: tuple[tuple[str, str], ...], paths: RunPaths) -> str:
+    quote = shlex.quote
+    exports = "".join(f"export {name}={quote(value)}\n" for name, value in env)
+    partial = quote(f"{paths.exit_code}.partial")
+    return (
+        "#!/bin/bash\n"
+        f"# run {paths.run_id}\n"
+        f"cd {quote(str(paths.run_dir))} || exit 72\n"
+        f"{exports}"
+        f"{shlex.join(argv)} >{quote(str(paths.stdout))} 2>{quote(str(paths.stderr))}\n"
+        "code=$?\n"
+        f'echo "$code" >{partial} && mv {partial} {quote(str(paths.exit_code))}\n'
+        'exit "$code"\n'
+    )

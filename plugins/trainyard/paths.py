@@ -1,0 +1,102 @@
+"""``RunPaths``: the one object that names every file of a run. Nobody else joins path strings."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_LONGEST = 120
+
+
+def run_id_of(dag_id: str, dag_run_id: str, task_id: str, map_index: int = -1) -> str:
+    """Return the id of a training run: the same for every try of one task instance.
+
+    Letters, digits, ``.``, ``_`` and ``-`` only, so that it can name a folder, a container and a
+    Slurm job; what had to be replaced or cut is told apart by a hash of the whole.
+    """
+    whole = f"{dag_id}/{dag_run_id}/{task_id}/{map_index}"
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{dag_id}.{dag_run_id}.{task_id}").strip(".-")
+    suffix = f".{map_index}" if map_index >= 0 else ""
+    tag = hashlib.sha256(whole.encode()).hexdigest()[:8]
+    return f"{readable[: _LONGEST - len(suffix) - 9]}{suffix}-{tag}"
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class RunPaths:
+    """Every file of one run."""
+
+    root: Path
+    """Folder that holds all runs of a site; seen under the same path by whatever runs them."""
+    run_id: str
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's own folder."""
+        return self.root / self.run_id
+
+    @property
+    def spec(self) -> Path:
+        """The RunSpec, written once."""
+        return self.run_dir / "spec.json"
+
+    @property
+    def script(self) -> Path:
+        """The rendered launch script: the wrapper around the command."""
+        return self.run_dir / "launch.sh"
+
+    @property
+    def result(self) -> Path:
+        """The RunResult, written by rank 0 in one step."""
+        return self.run_dir / "result.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line per window and epoch, while the run goes on."""
+        return self.run_dir / "metrics.jsonl"
+
+    @property
+    def epochs_csv(self) -> Path:
+        """One row per epoch."""
+        return self.run_dir / "epochs.csv"
+
+    @property
+    def exit_code(self) -> Path:
+        """The command's exit code, written by the wrapper in one step after the command ended."""
+        return self.run_dir / "exit_code"
+
+    @property
+    def process(self) -> Path:
+        """Identity of the started process group: pid, its start time, the host."""
+        return self.run_dir / "process.json"
+
+    @property
+    def stdout(self) -> Path:
+        """The command's standard output."""
+        return self.run_dir / "stdout.log"
+
+    @property
+    def stderr(self) -> Path:
+        """The command's standard error."""
+        return self.run_dir / "stderr.log"
+
+    @property
+    def cancelled(self) -> Path:
+        """Present once somebody asked for the run's end; holds who and why."""
+        return self.run_dir / "cancelled"
+
+    @property
+    def lock(self) -> Path:
+        """Held while a run is being started, so that two tries start one process."""
+        return self.run_dir / "start.lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.run_dir / "checkpoints"
+
+    @property
+    def profiles(self) -> Path:
+        """Folder of profiler output, one file per rank."""
+        return self.run_dir / "profiles"

@@ -1,0 +1,150 @@
+"""``Site``: where runs happen. Built-in sites are functions; a site file adds or replaces some.
+
+The site file is TOML, one table per site, named by ``TRAINYARD_SITES`` or found beside the state
+folder; its keys are the fields of ``Site``.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from trainyard.errors import ConfigurationError
+
+
+class Launcher(StrEnum):
+    """What starts a run; each has one renderer in ``launch`` and one backend."""
+
+    PROCESS = "process"
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Site:
+    """Where runs happen: everything about the place and nothing about the work."""
+
+    name: str
+    """Name chosen in the trigger form."""
+    launcher: Launcher = Launcher.PROCESS
+    """What starts a run here."""
+    python: str
+    """Python of the trainer's environment, as seen where the run happens."""
+    runs_dir: str
+    """Folder of all run folders; on a shared file system when worker and run are on two hosts."""
+    data_dir: str
+    """Folder of prepared data sets, one per digest."""
+    cores: int
+    """Logical cores a run may use on one node."""
+    gpus_per_node: int = 0
+    """GPUs a run may use on one node; 0 sends the run through the CPU pool."""
+    cpu_model: str = ""
+    """CPU model, for references; empty when unknown."""
+    network_interface: str = ""
+    """Interface for gloo and NCCL (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME); empty: their choice."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """Further environment variables of the place, as (name, value) pairs."""
+    largest_ranks: int = 2
+    """Ranks beyond which a study on this site is refused."""
+    run_timeout_s: int = 3600
+    """Seconds after which one run is stopped."""
+
+    def __post_init__(self) -> None:
+        """Refuse a site on which nothing could run."""
+        for name in ("cores", "largest_ranks", "run_timeout_s"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(
+                    f"site {self.name!r}: {name} = {getattr(self, name)!r} must be 1 or more"
+                )
+        if self.gpus_per_node < 0:
+            raise ConfigurationError(
+                f"site {self.name!r}: gpus_per_node = {self.gpus_per_node} must be 0 or more"
+            )
+        for name in ("runs_dir", "data_dir"):
+            if not Path(getattr(self, name)).is_absolute():
+                raise ConfigurationError(
+                    f"site {self.name!r}: {name} = {getattr(self, name)!r} must be an absolute "
+                    "path, since the run starts in another folder"
+                )
+
+    @property
+    def pool(self) -> str:
+        """Airflow pool whose slots runs on this site take."""
+        return "trainyard_gpu" if self.gpus_per_node else "trainyard_cpu"
+
+
+def parse_sites(text: str, source: str) -> dict[str, Site]:
+    """Return the sites a TOML text describes; *source* names it in errors."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{source}: not a TOML file: {error}") from error
+    return {name: _site(name, table, source) for name, table in tables.items()}
+
+
+def _site(name: str, table: Mapping[str, Any], source: str) -> Site:
+    if not isinstance(table, Mapping):
+        raise ConfigurationError(f"{source}: {name} = {table!r} must be a table [{name}]")
+    known = {field.name for field in fields(Site)} - {"name"}
+    for key in table:
+        if key not in known:
+            raise ConfigurationError(
+                f"{source}: [{name}] {key} is no field of a site; choose from "
+                f"{', '.join(sorted(known))}"
+            )
+    values = dict(table)
+    if "launcher" in values:
+        values["launcher"] = _launcher(values["launcher"], name, source)
+    if "environment" in values:
+        values["environment"] = tuple(
+            sorted((str(k), str(v)) for k, v in values["environment"].items())
+        )
+    try:
+        return Site(name=name, **values)
+    except TypeError as error:
+        raise ConfigurationError(f"{source}: [{name}] {error}") from error
+
+
+def _launcher(value: object, name: str, source: str) -> Launcher:
+    try:
+        return Launcher(str(value))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{source}: [{name}] launcher = {value!r}; choose from {', '.join(Launcher)}"
+        ) from error
+
+
+def load_sites(path: Path | None = None) -> dict[str, Site]:
+    """Return every site by name from *path* or the file ``TRAINYARD_SITES`` names.
+
+    Raises ``ConfigurationError`` when no file is named, it cannot be read, or it holds no site.
+    """
+    named = path or (
+        Path(os.environ["TRAINYARD_SITES"]) if "TRAINYARD_SITES" in os.environ else None
+    )
+    if named is None:
+        raise ConfigurationError(
+            "no site file: set TRAINYARD_SITES to a TOML file with one table per site; "
+            "`make demo` writes one under .trainyard/"
+        )
+    try:
+        text = named.read_text()
+    except OSError as error:
+        raise ConfigurationError(f"site file {named}: {error.strerror}") from error
+    sites = parse_sites(text, str(named))
+    if not sites:
+        raise ConfigurationError(f"site file {named}: holds no site; add a table such as [laptop]")
+    return sites
+
+
+def get_site(name: str, sites: Mapping[str, Site] | None = None) -> Site:
+    """Return the site called *name*, or raise naming the choices."""
+    known = load_sites() if sites is None else sites
+    if name not in known:
+        raise ConfigurationError(
+            f"site = {name!r} is unknown; choose from {', '.join(sorted(known))}"
+        )
+    return known[name]

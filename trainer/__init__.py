@@ -1,0 +1,1 @@
+"""The trainer: one training run, alone, without Airflow."""

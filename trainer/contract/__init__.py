@@ -1,0 +1,58 @@
+"""The records every part of Trainyard exchanges. Standard library only."""
+
+from __future__ import annotations
+
+from trainer.contract.codec import ContractError, decode, digest, dumps, encode, loads
+from trainer.contract.result import (
+    Check,
+    Epoch,
+    Flag,
+    Gpu,
+    Machine,
+    Metric,
+    Phase,
+    Provenance,
+    RunResult,
+    Status,
+    Window,
+    WindowKind,
+)
+from trainer.contract.spec import (
+    SCHEMA_VERSION,
+    Control,
+    Dataset,
+    Device,
+    Model,
+    Precision,
+    RunSpec,
+    Scaling,
+)
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Check",
+    "ContractError",
+    "Control",
+    "Dataset",
+    "Device",
+    "Epoch",
+    "Flag",
+    "Gpu",
+    "Machine",
+    "Metric",
+    "Model",
+    "Phase",
+    "Precision",
+    "Provenance",
+    "RunResult",
+    "RunSpec",
+    "Scaling",
+    "Status",
+    "Window",
+    "WindowKind",
+    "decode",
+    "digest",
+    "dumps",
+    "encode",
+    "loads",
+]
