@@ -40,6 +40,8 @@ class Settings:
     """Folder in which reports are built before they go to the object store."""
     sites_file: str
     """TOML file of sites (see ``trainyard.sites``)."""
+    nightly_schedule: str = "0 2 * * *"
+    """Cron line of ``nightly_benchmark`` in UTC; empty: only when triggered."""
     default_site: str = "local"
     """Site preselected in the trigger forms."""
     downloads_dir: str
