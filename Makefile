@@ -9,7 +9,22 @@ UV     := $(STATE)/boot/bin/uv
 export UV_COMPILE_BYTECODE ?= 1
 export UV_LINK_MODE ?= hardlink
 
-.PHONY: setup setup-test lint locks clean
+STATE_DIR ?= $(STATE)/demo
+KEEP ?=
+SITE ?= local
+LOCAL  := $(AIRFLOW_PY) -m trainyard.local --state $(STATE_DIR)
+
+.PHONY: demo serve setup setup-test test test-fast lint format locks clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+demo: setup  ## run a scaling study end to end and open its report (KEEP=1 leaves the web UI up)
+	$(LOCAL) demo $(if $(KEEP),--keep) --site $(SITE)
+
+serve: setup  ## the local stack with its web UI, until Ctrl-C
+	$(LOCAL) serve
 
 $(UV): requirements/boot.txt
 	$(PYTHON) requirements/boot.py $(STATE)/boot
@@ -19,6 +34,21 @@ setup: $(UV)  ## the two environments, from the hash-pinned locks
 
 setup-test: $(UV)
 	$(PYTHON) requirements/sync.py airflow-test trainer-test lint
+
+test: setup-test lint  ## everything: lint, types, both test suites
+	$(PYTHON) tests/run.py
+
+test-fast: setup-test  ## the quick tests, for the inner loop
+	$(PYTHON) tests/run.py --fast
+
+lint: setup-test  ## ruff and mypy
+	$(ENVS)/lint/bin/ruff check .
+	$(ENVS)/lint/bin/ruff format --check .
+	$(ENVS)/lint/bin/mypy --python-executable $(AIRFLOW_PY) plugins dags
+	$(ENVS)/lint/bin/mypy --python-executable $(TRAINER_PY) trainer
+
+format: setup-test  ## bring the code into its one form
+	$(ENVS)/lint/bin/ruff check --fix . ; $(ENVS)/lint/bin/ruff format .
 
 locks: $(UV)  ## resolve requirements/*.in again
 	$(PYTHON) requirements/lock.py
