@@ -1,4 +1,4 @@
-"""Run the test suites, each in its own environment: ``tests/trainer`` without Airflow, the rest with.
+"""Run the test suites, each in its own environment: tests/trainer alone, the rest with Airflow.
 
 Exits 0 only when every suite passed and ran at least one test.
 """
