@@ -14,7 +14,7 @@ KEEP ?=
 SITE ?= local
 LOCAL  := $(AIRFLOW_PY) -m trainyard.local --state $(STATE_DIR)
 
-.PHONY: demo serve setup setup-test test test-fast lint format locks clean
+.PHONY: demo serve setup setup-test test test-fast bench-pipeline lint format help locks clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -46,6 +46,9 @@ lint: setup-test  ## ruff and mypy
 	$(ENVS)/lint/bin/ruff format --check .
 	$(ENVS)/lint/bin/mypy --python-executable $(AIRFLOW_PY) plugins dags
 	$(ENVS)/lint/bin/mypy --python-executable $(TRAINER_PY) trainer
+
+bench-pipeline: setup-test  ## what the pipeline costs beside the work; one JSON object last
+	@$(AIRFLOW_PY) benchmarks/pipeline.py
 
 format: setup-test  ## bring the code into its one form
 	$(ENVS)/lint/bin/ruff check --fix . ; $(ENVS)/lint/bin/ruff format .
