@@ -1,0 +1,119 @@
+"""The run folder as evidence: what every backend reads and writes there, in single steps."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.contract import ContractError, RunSpec, dumps, loads
+from trainyard.errors import ConfigurationError, UnavailableError
+from trainyard.launch import Launch
+from trainyard.paths import RunPaths
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Cancelled:
+    """Who wanted a run to end; the first request counts."""
+
+    why: str
+    """The reason in words."""
+    at: float
+    """Seconds since 1970 UTC."""
+
+
+def write_once(path: Path, text: str) -> None:
+    """Write *path* so that a reader sees the whole text or no file."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+@contextlib.contextmanager
+def locked(paths: RunPaths) -> Iterator[None]:
+    """Hold the run's lock; the kernel frees it when its holder dies."""
+    paths.lock.parent.mkdir(parents=True, exist_ok=True)
+    with paths.lock.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def write_launch(paths: RunPaths, launch: Launch, spec: RunSpec) -> None:
+    """Put spec.json and launch.sh into a new run folder.
+
+    Raises ``UnavailableError`` when the file system refuses.
+    """
+    try:
+        paths.run_dir.mkdir(parents=True, exist_ok=True)
+        write_once(paths.spec, dumps(spec))
+        write_once(paths.script, launch.script)
+        paths.script.chmod(0o755)
+    except OSError as error:
+        raise UnavailableError(
+            f"run folder {paths.run_dir}: {error.strerror}; free space or permissions there are "
+            "what verify_environment checks"
+        ) from error
+
+
+def check_same_spec(paths: RunPaths, spec: RunSpec) -> None:
+    """Raise ``ConfigurationError`` when the run folder holds another spec."""
+    try:
+        text = paths.spec.read_text()
+    except FileNotFoundError:
+        return
+    try:
+        found = loads(RunSpec, text, str(paths.spec))
+    except ContractError as error:
+        raise ConfigurationError(f"{error}; set the folder aside and start again") from error
+    if found != spec:
+        raise ConfigurationError(
+            f"run {paths.run_id} was started with spec {found.spec_id}, not {spec.spec_id}: "
+            "one run id names one spec; trigger a new DAG run for other parameters"
+        )
+
+
+def exit_code(paths: RunPaths) -> tuple[bool, int | None]:
+    """Return whether the wrapper reported an end, and the code (None when it is no number)."""
+    try:
+        text = paths.exit_code.read_text().strip()
+    except FileNotFoundError:
+        return False, None
+    return True, int(text) if text.isdigit() else None
+
+
+def cancelled(paths: RunPaths) -> Cancelled | None:
+    """Return the request to end the run, if there was one."""
+    try:
+        return loads(Cancelled, paths.cancelled.read_text(), str(paths.cancelled))
+    except FileNotFoundError:
+        return None
+    except ContractError:  # its writer died half-way: the request still counts
+        return Cancelled(why="unknown", at=0.0)
+
+
+def request_end(paths: RunPaths, why: str) -> None:
+    """Record that the run shall end; a second request changes nothing."""
+    text = json.dumps({"why": why, "at": time.time()})
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(paths.cancelled, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        with os.fdopen(descriptor, "w") as handle:
+            handle.write(text)
+
+
+def set_aside(paths: RunPaths) -> RunPaths:
+    """Move the folder of a finished attempt to ``<run_id>.attempt-K`` and return where it went.
+
+    Nothing is deleted: clearing a DAG run twice leaves three folders.
+    """
+    with locked(paths):
+        number = 1
+        while paths.attempt(number).run_dir.exists():
+            number += 1
+        moved = paths.attempt(number)
+        paths.run_dir.rename(moved.run_dir)
+    return moved
