@@ -100,6 +100,9 @@ class Services:
             if not children:
                 break
             stop_processes(children)
+        for service in self._running.values():
+            if service.process:
+                service.process.wait(timeout=1)
         self._running.clear()
         self._paths.processes.unlink(missing_ok=True)
 
