@@ -52,6 +52,8 @@ class Services:
         self._paths = paths
         self._running: dict[str, Service] = {}
         stop_leftovers(paths)
+        # What already ran under this process belongs to somebody else.
+        self._foreign = {child.pid for child in psutil.Process().children()}
 
     def start(self, service: Service) -> None:
         """Start *service* with its output in logs/<name>.log."""
@@ -96,21 +98,25 @@ class Services:
         """Stop every service and every process that came from one."""
         for _ in range(_STOP_ROUNDS):
             self._reap_orphans()
-            children = psutil.Process().children(recursive=True)
-            if not children:
+            own = self._descendants()
+            if not own:
                 break
-            stop_processes(children)
+            stop_processes(own)
         for service in self._running.values():
             if service.process:
                 service.process.wait(timeout=1)
         self._running.clear()
         self._paths.processes.unlink(missing_ok=True)
 
+    def _descendants(self) -> list[psutil.Process]:
+        children = [c for c in psutil.Process().children() if c.pid not in self._foreign]
+        return [process for child in children for process in (child, *_children(child))]
+
     def _reap_orphans(self) -> None:
-        own = {service.process.pid for service in self._running.values() if service.process}
+        kept = {service.process.pid for service in self._running.values() if service.process}
         for child in psutil.Process().children():
             with suppress(psutil.NoSuchProcess, ChildProcessError):
-                if child.pid not in own and child.status() == psutil.STATUS_ZOMBIE:
+                if child.pid not in kept | self._foreign and child.status() == psutil.STATUS_ZOMBIE:
                     os.waitpid(child.pid, os.WNOHANG)
 
     def _remember(self) -> None:
