@@ -88,7 +88,7 @@ class RunPaths:
 
     @property
     def recorded(self) -> Path:
-        """Present once the run's outcome stands in the results database; holds its status."""
+        """The stored row; present once database, tracking and object store have the outcome."""
         return self.run_dir / "recorded"
 
     @property
@@ -98,32 +98,14 @@ class RunPaths:
 
     @property
     def lock(self) -> Path:
-        """Held while a run is being started or set aside; outside the folder, which may move."""
+        """Held while a run is being started, so that two tries start one process."""
         return self.root / ".locks" / self.run_id
 
     def attempt(self, number: int) -> RunPaths:
-        """Return where attempt *number* of this run is kept after a later one took its place."""
+        """Return the files of attempt *number* of this run; attempt 1 is the run itself."""
+        if number == 1:
+            return self
         return RunPaths(root=self.root, run_id=f"{self.run_id}.attempt-{number}")
-
-    @property
-    def job(self) -> Path:
-        """Breadcrumb of the Slurm job that runs this, written by the job's wrapper at its start."""
-        return self.run_dir / "job.json"
-
-    @property
-    def journal(self) -> Path:
-        """Write-ahead journal of submissions to Slurm: every intent and what became of it."""
-        return self.run_dir / "submissions.json"
-
-    @property
-    def submit_lock(self) -> Path:
-        """Held while a job is being searched for and submitted."""
-        return self.run_dir / "submit.lock"
-
-    @property
-    def watch(self) -> Path:
-        """What the watcher of a Slurm job has seen, so that a restarted one goes on from there."""
-        return self.run_dir / "watch.json"
 
     @property
     def checkpoints(self) -> Path:

@@ -105,15 +105,21 @@ def request_end(paths: RunPaths, why: str) -> None:
             handle.write(text)
 
 
-def set_aside(paths: RunPaths) -> RunPaths:
-    """Move the folder of a finished attempt to ``<run_id>.attempt-K`` and return where it went.
+def attempt_to_run(paths: RunPaths) -> RunPaths:
+    """Return the attempt a task should run or re-attach to.
 
-    Nothing is deleted: clearing a DAG run twice leaves three folders.
+    That is the newest one, unless its outcome is recorded already: then somebody cleared the task,
+    or a lost run is tried again, and the next attempt gets a folder and a row of its own. Nothing
+    of an earlier attempt is ever moved or overwritten.
     """
-    with locked(paths):
-        number = 1
-        while paths.attempt(number).run_dir.exists():
-            number += 1
-        moved = paths.attempt(number)
-        paths.run_dir.rename(moved.run_dir)
-    return moved
+    number = newest_attempt(paths)
+    newest = paths.attempt(number)
+    return paths.attempt(number + 1) if newest.recorded.exists() else newest
+
+
+def newest_attempt(paths: RunPaths) -> int:
+    """Return the number of the newest attempt of a run, 1 when there is none yet."""
+    number = 1
+    while paths.attempt(number + 1).run_dir.exists():
+        number += 1
+    return number
