@@ -46,6 +46,8 @@ class Settings:
     """Site preselected in the trigger forms."""
     downloads_dir: str
     """Folder for interrupted downloads, kept so that they can resume."""
+    datasets_file: str = ""
+    """TOML file of mirrors and further data sets (docs/datasets.md); empty: those built in."""
 
 
 def load_settings(path: Path | None = None) -> Settings:
