@@ -2,4 +2,10 @@
 
 from __future__ import annotations
 
-pytest_plugins: list[str] = []
+pytest_plugins: list[str] = [
+    "tests.fixtures.mlflow",
+    "tests.fixtures.postgres",
+    "tests.fixtures.results",
+    "tests.fixtures.s3",
+    "tests.fixtures.slurm_cluster",
+]

@@ -136,7 +136,7 @@ class Store:
 
     # asking
 
-    def query(self, name: str, **params: Any) -> list[dict[str, Any]]:
+    def query(self, name: str, /, **params: Any) -> list[dict[str, Any]]:
         """Return the rows that answer the question ``sql/queries/<name>.sql``, as dictionaries.
 
         Booleans are bool, times ISO 8601 text in UTC, lists JSON text. Raises
@@ -145,7 +145,7 @@ class Store:
         names, rows = self._ask(name, params)
         return [dict(zip(names, row, strict=True)) for row in rows]
 
-    def frame(self, name: str, **params: Any) -> pd.DataFrame:
+    def frame(self, name: str, /, **params: Any) -> pd.DataFrame:
         """Return the same as ``query`` as a data frame.
 
         Its columns have the same types whatever the database and however few rows there are: real
