@@ -71,6 +71,20 @@ class Services:
         self._running[service.name] = service
         self._remember()
 
+    def kill(self, name: str) -> Service:
+        """Kill one service and its children with SIGKILL, as a crash would; return it.
+
+        ``start`` accepts what this returns, so that recovery can be tested and rehearsed.
+        """
+        service = self._running.pop(name)
+        if service.process is None:
+            raise UnavailableError(f"{name} was never started")
+        victim = psutil.Process(service.process.pid)
+        for process in [victim, *_children(victim)]:
+            _signal(process, signal.SIGKILL)
+        service.process.wait(timeout=10)
+        return service
+
     def check(self) -> None:
         """Raise ``UnavailableError`` with the log's tail when a service has died."""
         self._reap_orphans()
