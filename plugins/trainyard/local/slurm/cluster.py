@@ -228,9 +228,7 @@ class Cluster:
 
     def resume(self, name: str) -> None:
         """Put a node that was DOWN or drained back to work; waits until it is idle."""
-        wait_until(
-            lambda: self._resumed(name), f"{name} idle", _READY_S, self.config.state / "log"
-        )
+        wait_until(lambda: self._resumed(name), f"{name} idle", _READY_S, self.config.state / "log")
 
     def _resumed(self, name: str) -> bool:
         if name in self.idle_nodes():
@@ -251,6 +249,9 @@ class Cluster:
         host = socket.gethostname().split(".")[0]
         self.config.conf.write_text(slurm_conf(self.config, ports, host))
         (state / "gres.conf").write_text(gres_conf(self.config))
+        for index in range(self.config.gpus_per_node):
+            (state / "gpu").mkdir(exist_ok=True)
+            (state / "gpu" / f"gpu{index}").touch()
         if _slurm_version() >= (23, 11):
             # Newer slurmd insists on cgroups unless told otherwise; older ones reject the word.
             (state / "cgroup.conf").write_text("CgroupPlugin=disabled\n")

@@ -59,7 +59,7 @@ class ClusterConfig:
     memory_mb: int = 4096
     """Memory every node claims, MiB."""
     gpus_per_node: int = 0
-    """GPUs every node claims: counted and allocated by Slurm, without a device behind them."""
+    """GPUs every node claims: counted and allocated by Slurm, empty files instead of devices."""
     features: tuple[tuple[str, ...], ...] = ()
     """Features of each node in order, for ``--constraint``; missing entries mean none."""
     partitions: tuple[Partition, ...] = (Partition(name="main"),)
@@ -76,6 +76,8 @@ class ClusterConfig:
     """Seconds of silence after which a node is DOWN and its jobs end as NODE_FAIL."""
     message_timeout_s: int = 10
     """Seconds a client waits for the controller."""
+    requeue_delay_s: int = 10
+    """Seconds a requeued job waits at least; Slurm's default is 121."""
     accounting: bool = False
     """Run slurmdbd with its own MariaDB."""
     job_requeue: bool = True
@@ -152,7 +154,8 @@ def slurm_conf(config: ClusterConfig, ports: Ports, hostname: str) -> str:
         f"SlurmUser={config.user}",
         f"SlurmdUser={config.user}",
         "AuthType=auth/munge",
-        f"AuthInfo=socket={config.munge_socket}",
+        # A requeued job waits until its old credential has expired: 2 minutes by default.
+        f"AuthInfo=socket={config.munge_socket},cred_expire={config.requeue_delay_s}",
         f"StateSaveLocation={state}/spool/ctld",
         f"SlurmdSpoolDir={state}/spool/%n",
         f"SlurmctldPidFile={state}/run/slurmctld.slurm-pid",
@@ -179,7 +182,6 @@ def slurm_conf(config: ClusterConfig, ports: Ports, hostname: str) -> str:
         "InactiveLimit=0",
         "Waittime=0",
         f"JobRequeue={int(config.job_requeue)}",
-        # A requeued job may start again after a moment instead of a minute: tests wait for it.
         "SchedulerParameters=bf_interval=2,sched_interval=5,nohold_on_prolog_fail",
         "PriorityType=priority/multifactor",
         "PriorityWeightPartition=1000",
@@ -238,11 +240,11 @@ def _partition(config: ClusterConfig, partition: Partition, *, default: bool) ->
 
 
 def gres_conf(config: ClusterConfig) -> str:
-    """Return gres.conf: GPUs that are counted without a device file."""
+    """Return gres.conf: every GPU is an empty file, since Slurm counts only what has one."""
     if not config.gpus_per_node:
         return "AutoDetect=off\n"
-    nodes = ",".join(config.node_names)
-    return f"AutoDetect=off\nNodeName={nodes} Name=gpu Count={config.gpus_per_node}\n"
+    files = f"{config.state}/gpu/gpu[0-{config.gpus_per_node - 1}]"
+    return f"AutoDetect=off\nNodeName={','.join(config.node_names)} Name=gpu File={files}\n"
 
 
 def slurmdbd_conf(config: ClusterConfig, ports: Ports, password: str) -> str:
