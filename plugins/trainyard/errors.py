@@ -25,3 +25,11 @@ class RunFailedError(TrainyardError):
 
 class RunLostError(TrainyardError):
     """A training run is gone and left neither a result nor an exit code."""
+
+
+class RunCancelledError(RunFailedError):
+    """A training run was ended because somebody asked for it."""
+
+
+class EnvironmentFailedError(TrainyardError):
+    """A machine or service is not ready to measure on; the message lists every fix."""

@@ -77,6 +77,8 @@ def _verdict(
 ) -> tuple[Status, str]:
     if seen.state is State.EXITED and seen.exit_code == 0:
         return _clean_exit(result, complaint)
+    if seen.state is State.NOT_STARTED:
+        return Status.FAILED, "it was never started; the log of its task says why"
     if timed_out_after_s is not None:
         return Status.FAILED, f"it was stopped after {timed_out_after_s:.0f} s, the site's limit"
     if seen.state is State.CANCELLED:
@@ -92,6 +94,9 @@ def _clean_exit(result: RunResult | None, complaint: str) -> tuple[Status, str]:
         return Status.FAILED, f"exit code 0, but {complaint}"
     if result.status is not Status.COMPLETED:
         return Status.FAILED, f"exit code 0, but the trainer says {result.status}: {result.reason}"
+    if broken := [check for check in result.sanity if not check.passed]:
+        named = "; ".join(f"{check.name} ({check.detail})" for check in broken)
+        return Status.FAILED, f"sanity check failed: {named}"
     return Status.COMPLETED, ""
 
 

@@ -87,8 +87,13 @@ class RunPaths:
         return self.run_dir / "cancelled"
 
     @property
+    def owner(self) -> Path:
+        """Number of the Airflow try that waits for the run."""
+        return self.run_dir / "owner"
+
+    @property
     def recorded(self) -> Path:
-        """The stored row; present once database, tracking and object store have the outcome."""
+        """The verdict; present once database, tracking server and object store have the run."""
         return self.run_dir / "recorded"
 
     @property

@@ -67,18 +67,19 @@ def scaling(parameters: StudyParameters, order_seed: int) -> StudyPlan:
 
 
 def single(parameters: StudyParameters, order_seed: int = 0) -> StudyPlan:
-    """Return one configuration, repeated: the last of ``ranks`` at the per-rank batch."""
+    """Return exactly one run: the last of ``ranks`` at the per-rank batch, without controls."""
     ranks = parameters.ranks[-1]
-    spec = _spec(
-        parameters,
-        name=f"{parameters.dataset}-n{ranks}",
-        mode=Scaling.NONE,
-        ranks=ranks,
-        per_rank=parameters.per_rank_batch,
+    spec = replace(
+        _spec(
+            parameters,
+            name=f"{parameters.dataset}-n{ranks}",
+            mode=Scaling.NONE,
+            ranks=ranks,
+            per_rank=parameters.per_rank_batch,
+        ),
+        controls=(),
     )
-    runs = tuple(
-        _planned(spec, repeat, parameters.base_seed) for repeat in range(parameters.repeats)
-    )
+    runs = (_planned(spec, 0, parameters.base_seed),)
     return StudyPlan(suite="single", parameters=parameters, order_seed=order_seed, runs=runs)
 
 

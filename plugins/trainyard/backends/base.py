@@ -55,11 +55,14 @@ class Backend(Protocol):
     def observe(self, paths: RunPaths) -> Observation:
         """Return the evidence; cheap enough to be called several times a second."""
 
-    def cancel(self, paths: RunPaths, *, why: str, grace_s: float = 10.0) -> Observation:
+    def cancel(
+        self, paths: RunPaths, *, why: str, grace_s: float = 10.0, asked_by: int | None = None
+    ) -> Observation:
         """Ask the run to end, insist after *grace_s* seconds, and return what is left of it.
 
         Reaches every process the run started. Calling it again, or for a run that is over,
-        changes no evidence.
+        changes no evidence. *asked_by* names the Airflow try that asks: a try whose run was
+        adopted by a later one is refused, and the run goes on.
         """
 
     def sweep(self, paths: RunPaths) -> int:

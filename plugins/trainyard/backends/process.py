@@ -62,12 +62,15 @@ class ProcessBackend:
         # It may have written its exit code between the two looks.
         return _ended(paths, identity) or _vanished(paths, identity)
 
-    def cancel(self, paths: RunPaths, *, why: str, grace_s: float = 10.0) -> Observation:
+    def cancel(
+        self, paths: RunPaths, *, why: str, grace_s: float = 10.0, asked_by: int | None = None
+    ) -> Observation:
         """End the run: SIGTERM to all its processes, SIGKILL after *grace_s* seconds."""
         seen = self.observe(paths)
         if seen.state is State.NOT_STARTED or seen.state.is_over:
             return seen
-        folder.request_end(paths, why)
+        if not folder.request_end(paths, why, asked_by=asked_by):
+            return seen
         if seen.state is State.UNKNOWN:
             raise UnavailableError(
                 f"run {paths.run_id} {seen.detail}; end it there: {paths.run_dir}"

@@ -1,0 +1,1 @@
+"""Airflow operators, their links, forms and the pieces DAGs are put together from."""

@@ -1,0 +1,230 @@
+"""Trigger forms: every parameter a person may set, with its meaning, choices, bounds and unit.
+
+An empty optional field means: as the preset has it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import CronTriggerTimetable, Param
+
+from trainer.contract import Control, Dataset, Model, Precision, Scaling
+from trainyard.errors import ConfigurationError
+from trainyard.form import NONE
+from trainyard.presets import Preset
+from trainyard.settings import load_settings
+from trainyard.sites import Site, load_sites
+
+_WHERE, _WHAT, _HOW, _SIZE = "Where", "What", "Training", "How much"
+CPU_POOL, GPU_POOL = "trainyard_cpu", "trainyard_gpu"
+
+
+def known_sites() -> tuple[str, dict[str, Site]]:
+    """Return the preselected site and all sites; no sites where no settings file is named yet.
+
+    A DAG must be importable before anything is set up; its tasks then fail with the reason.
+    """
+    try:
+        settings = load_settings()
+        sites = load_sites(Path(settings.sites_file))
+    except ConfigurationError:
+        return "local", {}
+    chosen = settings.default_site
+    return (chosen if chosen in sites else next(iter(sites))), sites
+
+
+def lanes() -> dict[str, str]:
+    """Return pool -> task for the kinds of sites there are: runs on cores, runs on GPUs."""
+    _, sites = known_sites()
+    pools = {site.pool for site in sites.values()} or {CPU_POOL}
+    tasks = {CPU_POOL: "run_on_cpu", GPU_POOL: "run_on_gpu"}
+    return {pool: task for pool, task in tasks.items() if pool in pools}
+
+
+def nightly() -> CronTriggerTimetable | None:
+    """Return when the nightly benchmark runs, or None where the settings leave it to a person."""
+    try:
+        cron = load_settings().nightly_schedule
+    except ConfigurationError:
+        return None
+    return CronTriggerTimetable(cron, timezone="UTC") if cron else None
+
+
+def site_form() -> dict[str, Param]:
+    """Return the choice of a site."""
+    chosen, sites = known_sites()
+    choices: dict[str, Any] = {"enum": sorted(sites)} if sites else {"minLength": 1}
+    return {
+        "site": Param(
+            chosen,
+            type="string",
+            title="Site",
+            description="Where the work runs; sites are the tables of the site file.",
+            section=_WHERE,
+            **choices,
+        )
+    }
+
+
+def dataset_form() -> dict[str, Param]:
+    """Return the choice of a data set."""
+    return {
+        "dataset": Param(
+            Dataset.DIGITS.value,
+            type="string",
+            enum=[member.value for member in Dataset],
+            values_display={
+                "digits": "digits: 1,797 handwritten digits, offline",
+                "cifar10": "cifar10: 60,000 photographs, 163 MiB download",
+                "synthetic": "synthetic: made on the spot, no input cost",
+            },
+            title="Data set",
+            description="What the network learns; downloaded, verified and staged once.",
+            section=_WHAT,
+        )
+    }
+
+
+def work_form() -> dict[str, Param]:
+    """Return what every training run needs to know beside its data."""
+    return {
+        "model": _choice(
+            None, Model, "Network", "resnet18_small trains well on two cores.", section=_WHAT
+        ),
+        "precision": _choice(
+            None, Precision, "Precision", "Arithmetic; fp16 needs a GPU.", section=_HOW
+        ),
+        "per_rank_batch": _whole(
+            "Batch per rank", "Samples per rank and step (weak curve, single runs).", 1, 65536
+        ),
+        "epochs": _whole("Epochs", "Passes over the training set; instead of steps.", 1, 1000),
+        "steps": _whole("Steps", "Optimizer steps; instead of epochs.", 1, 1_000_000),
+        "threads_per_rank": _whole("Threads per rank", "OMP_NUM_THREADS of every rank.", 1, 256),
+        "loader_workers": _whole("Loader workers", "DataLoader processes per rank.", 0, 64),
+        "learning_rate": Param(
+            None,
+            type=["number", "null"],
+            exclusiveMinimum=0,
+            maximum=10,
+            title="Learning rate",
+            description="Peak learning rate. Empty: as the preset has it.",
+            section=_HOW,
+        ),
+        "base_seed": _whole("Seed", "Seed of the first repeat; the next ones add 1.", 0, 2**31 - 1),
+    }
+
+
+def study_form() -> dict[str, Param]:
+    """Return what a study varies and how often it measures."""
+    return {
+        "preset": Param(
+            Preset.DEMO.value,
+            type="string",
+            enum=[member.value for member in Preset],
+            values_display={
+                "demo": "demo: 3 short repeats, minutes on two cores",
+                "standard": "standard: 5 repeats of 200 steps",
+                "thorough": "thorough: 10 repeats, three global batches",
+            },
+            title="Preset",
+            description="How much is measured; every field below overrides one value of it.",
+            section=_SIZE,
+        ),
+        "ranks": _numbers("Ranks", "Numbers of training processes.", [1, 2, 4, 8], 4096),
+        "global_batches": _numbers(
+            "Global batches",
+            "Samples per step over all ranks, one strong curve each; every number of ranks must "
+            "divide them.",
+            [64, 128, 256, 512],
+            1 << 20,
+        ),
+        "modes": _several(
+            [Scaling.STRONG, Scaling.WEAK],
+            "Scaling",
+            "strong: global batch fixed. weak: batch per rank fixed.",
+        ),
+        "controls": _several(
+            [*Control, NONE],
+            "Controls",
+            "Measurements that split the time per step; none leaves them out.",
+        ),
+        "repeats": _whole(
+            "Repeats", "Independent runs per configuration; 5 or more to compare.", 1, 100, _SIZE
+        ),
+        "title": Param(
+            None,
+            type=["string", "null"],
+            maxLength=200,
+            title="Title",
+            description="Title of the report. Empty: made from what is measured.",
+            section=_SIZE,
+        ),
+    }
+
+
+def single_run_form() -> dict[str, Param]:
+    """Return how many processes one run has."""
+    return {
+        "ranks": Param(
+            [1],
+            type="array",
+            items={"type": "integer", "minimum": 1, "maximum": 4096},
+            minItems=1,
+            maxItems=1,
+            title="Ranks",
+            description="Number of training processes.",
+            section=_SIZE,
+        )
+    }
+
+
+def _choice(default: str | None, kind: type[Any], title: str, text: str, *, section: str) -> Param:
+    return Param(
+        default,
+        type=["string", "null"],
+        enum=[None, *(member.value for member in kind)],
+        title=title,
+        description=f"{text} Empty: as the preset has it.",
+        section=section,
+    )
+
+
+def _whole(title: str, text: str, least: int, most: int, section: str = _HOW) -> Param:
+    return Param(
+        None,
+        type=["integer", "null"],
+        minimum=least,
+        maximum=most,
+        title=title,
+        description=f"{text} Empty: as the preset has it.",
+        section=section,
+    )
+
+
+def _numbers(title: str, text: str, examples: list[int], most: int) -> Param:
+    return Param(
+        None,
+        type=["array", "null"],
+        items={"type": "integer", "minimum": 1, "maximum": most},
+        uniqueItems=True,
+        examples=examples,
+        title=title,
+        description=f"{text} Empty: as the preset has it.",
+        section=_SIZE,
+    )
+
+
+def _several(choices: list[Any], title: str, text: str) -> Param:
+    values = [str(choice) for choice in choices]
+    return Param(
+        None,
+        type=["array", "null"],
+        items={"type": "string", "enum": values},
+        uniqueItems=True,
+        examples=values,
+        title=title,
+        description=f"{text} Empty: as the preset has it.",
+        section=_SIZE,
+    )

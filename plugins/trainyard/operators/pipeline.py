@@ -1,0 +1,104 @@
+"""Pieces that several DAGs are put together from, and what all their tasks have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import TriggerRule
+
+from trainyard.operators.forms import lanes
+from trainyard.operators.launch import TrainOperator
+from trainyard.operators.tasks import (
+    FetchDatasetOperator,
+    PlanStudyOperator,
+    ReportOperator,
+    VerifyEnvironmentOperator,
+)
+
+OWNER = "trainyard"
+DEFAULTS: dict[str, Any] = {
+    "owner": OWNER,
+    "retries": 2,
+    "retry_delay": timedelta(seconds=15),
+    "execution_timeout": timedelta(minutes=15),
+}
+"""What every task gets unless it says otherwise; a run's own limit is its site's."""
+
+_MEASURED_FIRST = 10
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Runs:
+    """The planning task and the training tasks of one study."""
+
+    plan: PlanStudyOperator
+    """Draws up the runs."""
+    training: list[Any]
+    """One mapped task per kind of site."""
+
+
+def verify() -> VerifyEnvironmentOperator:
+    """Return the task that checks the chosen site."""
+    return VerifyEnvironmentOperator(
+        task_id="verify_environment", doc_md="Checks versions, cores, memory, disk and services."
+    )
+
+
+def fetch() -> FetchDatasetOperator:
+    """Return the task that stages the chosen data set and prepares it on the site."""
+    return FetchDatasetOperator(
+        task_id="fetch_dataset",
+        # A large download on a slow line; it resumes where it stopped when the task is tried again.
+        execution_timeout=timedelta(hours=2),
+        doc_md="Downloads, verifies and stages the data set once, and prepares it on the site.",
+    )
+
+
+def runs(suite: str, fetched: FetchDatasetOperator, *, in_study: bool) -> Runs:
+    """Return the task that plans *suite* and the tasks that run it, one per kind of site."""
+    tasks = lanes()
+    plan = PlanStudyOperator(
+        task_id="plan",
+        suite=suite,
+        dataset_digest=fetched.output,
+        lanes=tasks,
+        in_study=in_study,
+        doc_md="Draws up every run, in a random order of blocks, before the first one starts.",
+    )
+    training = [
+        TrainOperator.partial(
+            task_id=task,
+            pool=pool,
+            priority_weight=_MEASURED_FIRST,
+            weight_rule="absolute",
+            map_index_template="{{ task.planned['label'] }}",
+            retries=2,
+            doc_md=f"One training run per mapped task, measured in the pool {pool}.",
+        ).expand(planned=plan.output)
+        for pool, task in tasks.items()
+    ]
+    return Runs(plan=plan, training=training)
+
+
+def report(made: Runs) -> None:
+    """Add the report, and the task that is red when any part of the study is.
+
+    The report is written however the runs ended, so by itself it would make a study with a failed
+    run look good. The last task is empty: the scheduler settles it without starting a process.
+    """
+    written = ReportOperator(
+        task_id="report",
+        planned=made.plan.output,
+        trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
+        doc_md="Collects all runs, fits, draws and publishes the report as HTML and PDF.",
+    )
+    study_complete = EmptyOperator(
+        task_id="study_complete",
+        trigger_rule=TriggerRule.NONE_FAILED,
+        doc_md="Green only when every run and the report succeeded.",
+    )
+    made.training >> written
+    [written, *made.training] >> study_complete

@@ -1,0 +1,197 @@
+"""The plain tasks of the pipelines: verify, fetch, plan, report. Thin: the work is elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator, ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.sdk.bases.skipmixin import SkipMixin
+
+from trainer.contract import Dataset
+from trainyard.errors import ConfigurationError, DatasetError, EnvironmentFailedError
+from trainyard.operators.launch import identity_of
+from trainyard.operators.links import MLflowRunLink, ReportLink
+from trainyard.settings import Settings, load_settings
+from trainyard.sites import Site, get_site, load_sites
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+_SKIPPED_KEY = "skipmixin_key"  # where Airflow looks for what a branching task left out
+
+RETRIES = ExceptionRetryPolicy(
+    rules=[
+        RetryRule(
+            exception=[ConfigurationError, DatasetError, EnvironmentFailedError],
+            action=RetryAction.FAIL,
+            reason="it stays wrong until somebody changes it",
+        )
+    ]
+)
+"""What is not worth trying again; everything else is a service that may come back."""
+
+
+class _SiteOperator(BaseOperator):
+    """A task about one site, whose name is a template."""
+
+    template_fields: Sequence[str] = ("site",)
+
+    def __init__(self, *, site: str = "{{ params.site }}", **kwargs: Any) -> None:
+        kwargs.setdefault("retry_policy", RETRIES)
+        super().__init__(**kwargs)
+        self.site = site
+
+    def places(self) -> tuple[Settings, Site]:
+        """Return the settings and the site this task is about."""
+        settings = load_settings()
+        return settings, get_site(self.site, load_sites(Path(settings.sites_file)))
+
+
+class VerifyEnvironmentOperator(_SiteOperator):
+    """Checks a site, stores every check, and fails with what to do when one of them failed.
+
+    :param site: Name of the site. (templated)
+    """
+
+    def execute(self, context: Context) -> str:
+        """Return the number of checks by verdict."""
+        from trainyard.environment import table, verify
+        from trainyard.store import Verdict, open_store
+
+        settings, site = self.places()
+        checks = verify(settings, site, dag_run_id=identity_of(context).dag_run_id)
+        self.log.info("Site %s:\n%s", site.name, table(checks))
+        failed = [check for check in checks if check.verdict == Verdict.FAILED]
+        if not any(check.name == "results database" for check in failed):
+            with open_store(settings.results_url) as store:
+                store.save_environment_checks(checks)
+        if failed:
+            told = "\n".join(f"{check.name}: {check.measured}; {check.detail}" for check in failed)
+            raise EnvironmentFailedError(f"site {site.name} is not ready:\n{told}")
+        return f"{len(checks)} checks passed"
+
+
+class FetchDatasetOperator(_SiteOperator):
+    """Stages a data set and prepares it where the site's runs read it; returns its digest.
+
+    :param dataset: Name of the data set; ``synthetic`` needs nothing. (templated)
+    :param site: Name of the site. (templated)
+    """
+
+    template_fields: Sequence[str] = ("site", "dataset")
+
+    def __init__(self, *, dataset: str = "{{ params.dataset }}", **kwargs: Any) -> None:
+        """Keep the arguments."""
+        super().__init__(**kwargs)
+        self.dataset = dataset
+
+    def execute(self, context: Context) -> str:
+        """Return the SHA-256 of the staged archive, empty for synthetic data."""
+        from trainyard.datasets import fetch, prepare
+        from trainyard.store import open_store
+
+        if self.dataset == Dataset.SYNTHETIC:
+            self.log.info("Synthetic data is made by the trainer; nothing to fetch")
+            return ""
+        settings, site = self.places()
+        manifest = fetch(self.dataset, settings=settings)
+        with open_store(settings.results_url) as store:
+            store.save_dataset(manifest)
+        folder = prepare(manifest, Path(site.data_dir), settings)
+        self.log.info("%s (%s bytes) is ready in %s", manifest.digest, manifest.size_bytes, folder)
+        return manifest.digest
+
+
+class PlanStudyOperator(_SiteOperator, SkipMixin):
+    """Draws up a study from the trigger form and returns one reference per run, to map over.
+
+    :param suite: Suite that plans the runs.
+    :param dataset_digest: SHA-256 of the staged archive. (templated)
+    :param lanes: Airflow pool to the task that runs in it; the tasks of other pools are skipped.
+    :param in_study: Whether the runs make a study with a report.
+    :param site: Name of the site. (templated)
+    """
+
+    template_fields: Sequence[str] = ("site", "dataset_digest")
+    operator_extra_links = (MLflowRunLink(),)
+
+    def __init__(
+        self,
+        *,
+        suite: str,
+        dataset_digest: Any,
+        lanes: Mapping[str, str],
+        in_study: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Keep the arguments."""
+        super().__init__(**kwargs)
+        self.suite = suite
+        self.dataset_digest = dataset_digest
+        self.lanes = dict(lanes)
+        self.in_study = in_study
+        self.mlflow_url = ""
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """Return where each run is planned, in the order in which they shall run."""
+        from trainyard.form import study_parameters
+        from trainyard.study import make_study, references, start_study, write_study
+
+        settings, site = self.places()
+        if site.pool not in self.lanes:
+            raise ConfigurationError(
+                f"site {site.name!r} runs in pool {site.pool}, which this DAG has no task for; it "
+                f"has {', '.join(self.lanes)}: parse the DAGs again after a change of the sites"
+            )
+        values = dict(context["params"])
+        study = make_study(
+            self.suite,
+            study_parameters(values, site, dataset_digest=self.dataset_digest),
+            site,
+            identity=identity_of(context),
+            task_id=self.lanes[site.pool],
+            title=str(values.get("title") or ""),
+            in_study=self.in_study,
+        )
+        path = write_study(study)
+        if self.in_study:
+            self.mlflow_url = start_study(settings, study)
+        for planned in study.plan.runs:
+            self.log.info("block %s: %s (%s)", planned.block, planned.label, planned.spec.name)
+        others = [task for task in self.lanes.values() if task != study.task_id]
+        context["ti"].xcom_push(_SKIPPED_KEY, {"skipped": others})
+        return references(path, study)
+
+
+class ReportOperator(BaseOperator):
+    """Collects what became of every planned run and publishes the study's report.
+
+    Runs when all runs have ended, however they did. A failed run does not fail the report: it
+    stands in it, and the study is marked as failed.
+
+    :param planned: What the planning task returned. (templated)
+    """
+
+    template_fields: Sequence[str] = ("planned",)
+    operator_extra_links = (ReportLink(), MLflowRunLink())
+
+    def __init__(self, *, planned: Any, **kwargs: Any) -> None:
+        """Keep the arguments."""
+        kwargs.setdefault("retry_policy", RETRIES)
+        super().__init__(**kwargs)
+        self.planned = planned
+        self.report_url = ""
+        self.mlflow_url = ""
+
+    def execute(self, context: Context) -> str:
+        """Return the address of the report in the object store."""
+        from trainyard.publish import publish_report
+        from trainyard.study import run_of
+
+        study = run_of(self.planned[0]).study
+        published = publish_report(load_settings(), study)
+        self.report_url, self.mlflow_url = published.url, published.mlflow_url
+        self.log.info("%s: %s\nReport: %s", study.title, published.summary, published.html)
+        return published.uri

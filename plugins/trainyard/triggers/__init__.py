@@ -1,0 +1,1 @@
+"""Airflow triggers: what waits for a run without holding a worker."""
