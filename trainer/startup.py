@@ -1,9 +1,10 @@
 """Keep the compiler out of runs that compile nothing: seconds of start-up per rank.
 
-``DistributedDataParallel`` and ``torch.optim`` ask ``torch._dynamo`` three small questions (which
-DDP mode, wrap this function, break the graph here), and the first one imports the whole compiler
-with sympy: 3 s on a 2.6 GHz core, more than ``import torch`` itself. ``without_compiler()`` puts a
-stand-in in its place that answers these three as an eager run would be answered. It steps aside
+Process groups, ``DistributedDataParallel`` and ``torch.optim`` ask ``torch._dynamo`` four small
+things (forget cached rules, which DDP mode, wrap this function, break the graph here), and the
+first one imports the whole compiler with sympy: 3 s on a 2.6 GHz core, more than ``import torch``
+itself. ``without_compiler()`` puts a stand-in in its place that answers these four as an eager run
+would be answered: there is no cache, no mode, no graph and nothing to wrap. It steps aside
 for good, in favour of the real package, when anything else is asked of it or when any part of the
 compiler is imported, so nothing can get a wrong answer.
 """
@@ -44,7 +45,7 @@ class _Watch(importlib.abc.MetaPathFinder):
 
 def _step_aside() -> None:
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Watch)]
-    for module in (_NAME, f"{_NAME}.utils"):
+    for module in (_NAME, f"{_NAME}.utils", f"{_NAME}.trace_rules"):
         if isinstance(sys.modules.get(module), _StandIn):
             del sys.modules[module]
     torch = sys.modules.get("torch")
@@ -56,6 +57,10 @@ def _disable(function: Callable[..., Any], *_args: object, **_options: object) -
     return function
 
 
+def _nothing(*_args: object, **_options: object) -> None:
+    return None
+
+
 def without_compiler() -> None:
     """Put the stand-in where ``torch._dynamo`` would be imported; does nothing once it was."""
     if _NAME in sys.modules:
@@ -64,6 +69,8 @@ def without_compiler() -> None:
     if _NAME in sys.modules:
         return
     utils = _StandIn(f"{_NAME}.utils", {"get_optimize_ddp_mode": lambda: "no_optimization"})
-    answers = {"disable": _disable, "graph_break": lambda *_a, **_k: None, "utils": utils}
-    sys.modules[_NAME] = _StandIn(_NAME, answers)
+    rules = _StandIn(f"{_NAME}.trace_rules", {"clear_lru_cache": _nothing})
+    sys.modules[_NAME] = _StandIn(
+        _NAME, {"disable": _disable, "graph_break": _nothing, "utils": utils, "trace_rules": rules}
+    )
     sys.meta_path.insert(0, _Watch())
