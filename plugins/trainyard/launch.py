@@ -6,13 +6,15 @@ Launchers differ in the prefix before ``-m trainer spec.json run_dir`` and in th
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trainer.contract import RunSpec
 from trainyard.errors import ConfigurationError
 from trainyard.paths import RunPaths
 from trainyard.sites import Launcher, Site
+from trainyard.slurm.options import JobOptions
+from trainyard.slurm.script import Part, render, render_array
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -27,16 +29,49 @@ class Launch:
     """Text of launch.sh: runs argv, then writes its exit code in one step."""
 
 
-def launch(spec: RunSpec, site: Site, paths: RunPaths) -> Launch:
+_PLAIN = JobOptions()
+
+
+def launch(spec: RunSpec, site: Site, paths: RunPaths, options: JobOptions = _PLAIN) -> Launch:
     """Return how *spec* is started on *site* with its files in *paths*.
 
-    Pure: reads no file, no clock and no environment. Raises ``ConfigurationError`` when the site
-    cannot run the spec.
+    Pure: reads no file, no clock and no environment. *options* are for Slurm alone. Raises
+    ``ConfigurationError`` when the site cannot run the spec.
     """
     _check_fits(spec, site)
+    if site.launcher is Launcher.SLURM:
+        argv, script = render(_part(spec, site, paths), site, options)
+        return Launch(argv=argv, env=environment(spec, site), script=script)
     argv = _RENDERERS[site.launcher](spec, site, paths)
     env = environment(spec, site)
     return Launch(argv=argv, env=env, script=_script(argv, env, paths))
+
+
+def launch_array(
+    runs: Sequence[tuple[RunSpec, RunPaths]],
+    site: Site,
+    paths: RunPaths,
+    options: JobOptions = _PLAIN,
+) -> Launch:
+    """Return how many runs start as one Slurm job array; element i is ``runs[i]``. Pure.
+
+    *paths* name the array's own folder. Raises ``ConfigurationError`` when a run does not fit the
+    site, or when the runs are of different sizes.
+    """
+    for spec, _ in runs:
+        _check_fits(spec, site)
+    parts = [_part(spec, site, own) for spec, own in runs]
+    argv, script = render_array(parts, site, paths, options)
+    return Launch(argv=argv, env=parts[0].env, script=script)
+
+
+def _part(spec: RunSpec, site: Site, paths: RunPaths) -> Part:
+    return Part(
+        spec=spec,
+        paths=paths,
+        env=environment(spec, site),
+        trainer=trainer_arguments(spec, site, paths),
+    )
 
 
 def _check_fits(spec: RunSpec, site: Site) -> None:

@@ -72,6 +72,16 @@ class RunPaths:
         return self.run_dir / "process.json"
 
     @property
+    def job(self) -> Path:
+        """Identity of the Slurm job whose attempt runs, or ran last."""
+        return self.run_dir / "job.json"
+
+    @property
+    def attempts(self) -> Path:
+        """One JSON file per attempt of a Slurm job: start, end, nodes, exit code, signal."""
+        return self.run_dir / "attempts"
+
+    @property
     def stdout(self) -> Path:
         """The command's standard output."""
         return self.run_dir / "stdout.log"

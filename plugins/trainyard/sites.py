@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from trainyard.errors import ConfigurationError
+from trainyard.slurm.site import SlurmSite, parse_slurm
 
 
 class Launcher(StrEnum):
     """What starts a run; each has one renderer in ``launch`` and one backend."""
 
     PROCESS = "process"
+    SLURM = "slurm"
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -51,6 +53,8 @@ class Site:
     """Ranks beyond which a study on this site is refused."""
     run_timeout_s: int = 3600
     """Seconds after which one run is stopped."""
+    slurm: SlurmSite | None = None
+    """The Slurm cluster behind the site; exactly when the launcher is slurm."""
 
     def __post_init__(self) -> None:
         """Refuse a site on which nothing could run."""
@@ -69,6 +73,11 @@ class Site:
                     f"site {self.name!r}: {name} = {getattr(self, name)!r} must be an absolute "
                     "path, since the run starts in another folder"
                 )
+        if (self.launcher is Launcher.SLURM) != (self.slurm is not None):
+            raise ConfigurationError(
+                f"site {self.name!r}: launcher = {self.launcher.value!r} and a table "
+                f"[{self.name}.slurm] belong together; give both or none"
+            )
 
     @property
     def pool(self) -> str:
@@ -102,6 +111,8 @@ def _site(name: str, table: Mapping[str, Any], source: str) -> Site:
         values["environment"] = tuple(
             sorted((str(k), str(v)) for k, v in values["environment"].items())
         )
+    if "slurm" in values:
+        values["slurm"] = parse_slurm(values["slurm"], f"{source}: {name}.slurm")
     try:
         return Site(name=name, **values)
     except TypeError as error:

@@ -1,0 +1,249 @@
+"""``SlurmSite``: what a Slurm cluster adds to a ``Site``. Pure; checked at construction."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+from trainyard.errors import ConfigurationError
+
+
+class Reach(StrEnum):
+    """How Slurm's commands are reached: on this host, or on a login node."""
+
+    LOCAL = "local"
+    SSH = "ssh"
+
+
+class Rendezvous(StrEnum):
+    """What the first node is called when the others connect to it."""
+
+    HOSTNAME = "hostname"
+    """Its name in the node list; right where node names resolve."""
+    NODEADDR = "nodeaddr"
+    """Its NodeAddr as the controller knows it; right where they do not."""
+
+
+class GpuOption(StrEnum):
+    """The sbatch option that asks for GPUs; sites enable one or the other."""
+
+    GRES = "gres"
+    PER_NODE = "gpus-per-node"
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Tier:
+    """What one priority tier changes: production inference > training > experiments."""
+
+    name: str
+    """Name the submission gives."""
+    qos: str = ""
+    """QOS of its jobs; empty: the site's."""
+    partition: str = ""
+    """Partition of its jobs; empty: the site's."""
+    nice: int = 0
+    """Added to the job's nice value: higher runs later."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class SlurmSite:
+    """One way into one Slurm cluster."""
+
+    partition: str = ""
+    """Partition, or several with commas; empty: the cluster's default."""
+    account: str = ""
+    """Account to charge; empty: the user's default."""
+    qos: str = ""
+    """Quality of service; empty: the default."""
+    constraint: str = ""
+    """Features the nodes must have, such as ``a100&nvlink``."""
+    gpu_option: GpuOption = GpuOption.GRES
+    """How GPUs are asked for."""
+    gpu_type: str = ""
+    """GPU type, as in ``gpu:TYPE:2``; empty: any."""
+    time_limit_min: int = 0
+    """Time limit in minutes; 0: the site's run_timeout_s, rounded up."""
+    memory_mb: int = 0
+    """Memory of each node in MiB; 0: the partition's default."""
+    exclusive: bool = False
+    """Ask for whole nodes, so that nobody else's load is measured."""
+    exclude_nodes: tuple[str, ...] = ()
+    """Nodes never to use."""
+    modules: tuple[str, ...] = ()
+    """Environment modules to load, in order."""
+    setup: tuple[str, ...] = ()
+    """Further shell lines before the command; a failing one fails the run."""
+    image: str = ""
+    """Apptainer image to run in; empty: on the node itself."""
+    binds: tuple[str, ...] = ()
+    """Folders the container sees beside runs_dir and data_dir."""
+    rendezvous: Rendezvous = Rendezvous.HOSTNAME
+    """How ranks on other nodes find the first one."""
+    rendezvous_port: int = 29400
+    """First port of the rendezvous."""
+    rendezvous_ports: int = 2000
+    """Ports from there on, chosen by job id: two jobs that share a node do not meet."""
+    grace_s: int = 60
+    """Seconds before the time limit at which the wrapper is told by SIGTERM."""
+    requeue: bool = True
+    """Whether Slurm may start a job again after a preemption or a lost node."""
+    largest_script_bytes: int = 4 * 1024 * 1024
+    """Slurm refuses longer scripts (max_script_size in SchedulerParameters)."""
+    tiers: tuple[Tier, ...] = ()
+    """Priority tiers the site maps to Slurm."""
+    cluster: str = ""
+    """Cluster name for ``--clusters``; empty: the only one."""
+    reach: Reach = Reach.LOCAL
+    """How Slurm's commands are reached."""
+    connection: str = ""
+    """Airflow connection with login node, folder of commands and poll settings."""
+    slurm_conf: str = ""
+    """SLURM_CONF for the commands; empty: the host's own."""
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be written into a script or would never start."""
+        for name, pattern in _PATTERNS.items():
+            _matches(f"slurm.{name}", getattr(self, name), pattern)
+        for node in self.exclude_nodes:
+            _matches("slurm.exclude_nodes", node, _NODE)
+        for tier in self.tiers:
+            _matches("slurm.tiers", tier.name, _NAME)
+            _matches(f"slurm.tiers.{tier.name}.qos", tier.qos, _NAME)
+            _matches(f"slurm.tiers.{tier.name}.partition", tier.partition, _LIST)
+        for name in ("modules", "setup", "binds"):
+            for line in getattr(self, name):
+                _one_line(f"slurm.{name}", line)
+        _one_line("slurm.image", self.image)
+        for name, least, most in _BOUNDS:
+            _bounded(f"slurm.{name}", getattr(self, name), least, most)
+        if self.rendezvous_port + self.rendezvous_ports > _LAST_PORT + 1:
+            raise ConfigurationError(
+                f"slurm.rendezvous_ports = {self.rendezvous_ports} from port "
+                f"{self.rendezvous_port} goes beyond {_LAST_PORT}; choose fewer or a lower port"
+            )
+
+    def tier(self, name: str) -> Tier:
+        """Return the tier called *name*; the empty name changes nothing."""
+        if not name:
+            return Tier(name="")
+        for tier in self.tiers:
+            if tier.name == name:
+                return tier
+        choices = ", ".join(t.name for t in self.tiers) or "none: the site file defines no tiers"
+        raise ConfigurationError(f"tier = {name!r} is unknown on this site; choose from {choices}")
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]*")
+_LIST = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@,-]*")
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,\[\]-]*")
+_CONSTRAINT = re.compile(r"[A-Za-z0-9_.=*&|,:()\[\]-]+")
+_PATTERNS = {
+    "partition": _LIST,
+    "account": _NAME,
+    "qos": _NAME,
+    "constraint": _CONSTRAINT,
+    "gpu_type": _NAME,
+    "cluster": _NAME,
+}
+_LAST_PORT = 65535
+_MANY = 2**31 - 1
+_BOUNDS = (
+    ("time_limit_min", 0, 60 * 24 * 365),
+    ("memory_mb", 0, _MANY),
+    ("rendezvous_port", 1024, _LAST_PORT),
+    ("rendezvous_ports", 1, _LAST_PORT),
+    ("grace_s", 0, 65535),
+    ("largest_script_bytes", 1024, _MANY),
+)
+
+
+def _matches(field: str, value: str, pattern: re.Pattern[str]) -> None:
+    if value and not pattern.fullmatch(value):
+        raise ConfigurationError(
+            f"{field} = {value!r}: Slurm names are made of letters, digits and _ . - and do not "
+            f"begin with a dash ({pattern.pattern})"
+        )
+
+
+def _one_line(field: str, value: str) -> None:
+    if any(ord(character) < ord(" ") for character in value):
+        raise ConfigurationError(
+            f"{field} = {value!r}: must be one line without control characters; give several "
+            "entries for several lines"
+        )
+
+
+def _bounded(field: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise ConfigurationError(f"{field} = {value!r}: must be {least} to {most}")
+
+
+_ENUMS: dict[str, type[StrEnum]] = {
+    "gpu_option": GpuOption,
+    "rendezvous": Rendezvous,
+    "reach": Reach,
+}
+
+
+def parse_slurm(table: object, where: str) -> SlurmSite:
+    """Return the record of a ``[site.slurm]`` table; *where* names it in errors."""
+    defaults = {field.name: field.default for field in fields(SlurmSite)}
+    values = _known(table, set(defaults), where)
+    for name, choices in _ENUMS.items():
+        if name in values:
+            values[name] = _member(choices, values[name], f"{where}.{name}")
+    if "tiers" in values:
+        values["tiers"] = _tiers(values["tiers"], f"{where}.tiers")
+    made = {name: _typed(v, defaults[name], f"{where}.{name}") for name, v in values.items()}
+    return SlurmSite(**made)
+
+
+def _typed(value: object, default: object, where: str) -> Any:
+    """Return a TOML value in the type of the field's default, lists as tuples; else raise."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = tuple(value)
+    if type(value) is not type(default):
+        kinds = {
+            str: "text",
+            int: "a whole number",
+            bool: "true or false",
+            tuple: "a list of texts",
+        }
+        raise ConfigurationError(f"{where} = {value!r}: must be {kinds.get(type(default))}")
+    return value
+
+
+def _known(table: object, known: set[str], where: str) -> dict[str, Any]:
+    if not isinstance(table, Mapping):
+        raise ConfigurationError(f"{where} = {table!r} must be a table [{where}]")
+    for key in table:
+        if key not in known:
+            raise ConfigurationError(
+                f"{where}.{key} is no field; choose from {', '.join(sorted(known))}"
+            )
+    return dict(table)
+
+
+def _tiers(table: object, where: str) -> tuple[Tier, ...]:
+    if not isinstance(table, Mapping):
+        raise ConfigurationError(f"{where} must be a table with one table per tier")
+    allowed = {field.name for field in fields(Tier)} - {"name"}
+    tiers = []
+    for name, tier in table.items():
+        values = _known(tier, allowed, f"{where}.{name}")
+        kinds = {"nice": 0}
+        made = {k: _typed(v, kinds.get(k, ""), f"{where}.{name}.{k}") for k, v in values.items()}
+        tiers.append(Tier(name=name, **made))
+    return tuple(tiers)
+
+
+def _member(choices: type[StrEnum], value: object, where: str) -> StrEnum:
+    try:
+        return choices(str(value))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{where} = {value!r}; choose from {', '.join(choices)}"
+        ) from error

@@ -1,0 +1,77 @@
+"""The shell functions that every sbatch script of ours carries. Text only."""
+
+from __future__ import annotations
+
+FUNCTIONS = r"""
+signal=""
+child=""
+# put FILE: write standard input to FILE in one step; a reader never sees half of it.
+put() { cat >"$1.partial" && mv -f "$1.partial" "$1"; }
+now() { date -u +%Y-%m-%dT%H:%M:%SZ; }
+# record [ENDED EXIT_CODE]: who this attempt is, as one JSON object.
+record() {
+  printf '{"job_id": %s, "array_job_id": %s, "array_task_id": %s, "het_job_id": %s, ' \
+    "$SLURM_JOB_ID" "${SLURM_ARRAY_JOB_ID:-null}" "${SLURM_ARRAY_TASK_ID:-null}" \
+    "${SLURM_HET_JOB_ID:-null}"
+  printf '"restarts": %s, "cluster": "%s", "name": "%s", "nodes": "%s", "batch_host": "%s", ' \
+    "${SLURM_RESTART_COUNT:-0}" "${SLURM_CLUSTER_NAME:-}" "$SLURM_JOB_NAME" \
+    "$SLURM_JOB_NODELIST" "${SLURMD_NODENAME:-}"
+  printf '"started_at": "%s", "ended_at": %s, "exit_code": %s, "signal": %s}\n' \
+    "$started_at" "${1:-null}" "${2:-null}" "${signal:-null}"
+}
+# begin: leave the breadcrumb; what an earlier attempt left must not be taken for this one's.
+begin() {
+  started_at=$(now)
+  attempt="attempts/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
+  cd "$run_dir" && mkdir -p attempts profiles || exit 72
+  rm -f exit_code
+  if [ -e result.json ]; then mv -f result.json "$attempt.result-before.json"; fi
+  trap 'told TERM 15' TERM
+  trap 'told INT 2' INT
+  record | put "$attempt.json" && record | put job.json || finish 72
+}
+# told NAME NUMBER: Slurm or a person asks for the end; the command is told, too.
+told() {
+  signal=$2
+  if [ -n "$child" ]; then kill -s "$1" "$child" 2>/dev/null; else finish $((128 + $2)); fi
+}
+# finish CODE: the exit code is the last thing written.
+finish() {
+  trap '' TERM INT
+  record "\"$(now)\"" "$1" | put "$attempt.json"
+  echo "$1" | put exit_code
+  exit "$1"
+}
+# step COMMAND: something that must work before the run.
+step() { "$@" || { code=$?; echo "set-up failed ($code): $*" >&2; finish 73; }; }
+# load MODULE: a batch shell may lack the module function; a login shell's profile defines it.
+load() {
+  type module >/dev/null 2>&1 || . /etc/profile
+  step module load "$1"
+}
+# rendezvous KIND PORT COUNT: where the nodes of this job meet: the first one, a port by job id.
+rendezvous() {
+  first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+  if [ "$1" = nodeaddr ]; then
+    first=$(scontrol --oneliner show node "$first" | sed -n 's/.* NodeAddr=\([^ ]*\) .*/\1/p')
+  fi
+  if [ -z "$first" ]; then echo "no address of the first node" >&2; finish 74; fi
+  export TRAINYARD_RENDEZVOUS="$first:$(($2 + SLURM_JOB_ID % $3))"
+}
+# run COMMAND: run it, outlive the signals it gets, keep its exit code.
+run() {
+  "$@" &
+  child=$!
+  wait "$child"
+  code=$?
+  while kill -0 "$child" 2>/dev/null; do
+    wait "$child"
+    code=$?
+  done
+  # A signal can cut short the wait that would have told the code: the shell still knows it.
+  wait "$child" 2>/dev/null
+  again=$?
+  if [ "$again" -ne 127 ]; then code=$again; fi
+  finish "$code"
+}
+""".strip()
