@@ -2,4 +2,4 @@
 SELECT run_id, study_id, status, ended_at
 FROM runs
 WHERE mlflow_run_id = '' AND status <> 'running'
-ORDER BY ended_at, run_id
+ORDER BY COALESCE(ended_at, ''), run_id
