@@ -183,14 +183,16 @@ class _Download:
 
     def _fill(self) -> None:
         """Ask again and again, from where it stopped, until the file is whole."""
-        barren = 0
+        # Only bytes beyond the farthest point count as progress: a server that starts over and
+        # stops at the same place each time would otherwise be asked for ever.
+        barren, farthest = 0, self._done
         with self._pool() as pool:
             while self._done < self._source.size_bytes:
-                before = self._done
                 try:
                     self._attempt(pool)
                 except _Stopped as stopped:
-                    barren = 1 if self._done > before else barren + 1
+                    barren = 1 if self._done > farthest else barren + 1
+                    farthest = max(farthest, self._done)
                     if barren >= self._patience.attempts:
                         raise self._gave_up(stopped) from stopped
                     pause = self._patience.pause_s * 2.0 ** (barren - 1)
@@ -200,7 +202,15 @@ class _Download:
         import certifi
 
         timeout = urllib3.Timeout(connect=self._patience.connect_s, read=self._patience.read_s)
-        retries = urllib3.Retry(total=10, connect=0, read=0, status=0, other=0, redirect=10)
+        retries = urllib3.Retry(
+            total=10,
+            connect=0,
+            read=0,
+            status=0,
+            other=0,
+            redirect=10,
+            respect_retry_after_header=False,
+        )
         return urllib3.PoolManager(
             timeout=timeout, retries=retries, cert_reqs="CERT_REQUIRED", ca_certs=certifi.where()
         )
@@ -238,7 +248,8 @@ class _Download:
             disk_errors(self._path, size - self._done, self._what),
             self._path.open("ab", buffering=0) as target,
         ):
-            for chunk in response.stream(CHUNK, decode_content=False):
+            # read1 hands over what is there: a silence loses nothing that came before it.
+            while chunk := response.read1(CHUNK, decode_content=False):
                 if self._done + len(chunk) > size:
                     self._forget()
                     raise DatasetError(
