@@ -1,0 +1,110 @@
+"""The figure of parallel efficiency; it draws from its frame alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from trainyard.analysis.selection import STRONG
+from trainyard.report import style
+from trainyard.report.document import Figure
+from trainyard.report.figures_scaling import COLUMNS, error_bars, numbers_of, say
+from trainyard.report.text import listed, percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+    from trainyard.analysis import Curve
+
+
+def efficiency_figure(curves: list[Curve], name: str, setting: str) -> Figure | None:
+    """Return strong and weak efficiency side by side, or None without a comparison."""
+    rows: list[list[Any]] = [
+        [
+            curve.series.mode,
+            curve.series.mode,
+            curve.series.batch,
+            item.base,
+            item.ranks,
+            *numbers_of(item.efficiency),
+        ]
+        for curve in curves
+        for item in curve.comparisons
+        if item.efficiency is not None
+    ]
+    if not any(row[4] > 1 for row in rows):
+        return None
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    frame["leading"] = [
+        int(item.base == curve.base)
+        for curve in curves
+        for item in curve.comparisons
+        if item.efficiency is not None
+    ]
+    modes = listed([str(mode) for mode in dict.fromkeys(frame["mode"])])
+    best = frame[(frame["leading"] == 1) & (frame["ranks"] > 1)]
+    alt = "; ".join(
+        f"{row['mode']}, batch {row['batch']}, {row['ranks']} ranks: {percent(row['value'])}"
+        for row in best.to_dict("records")
+    )
+    return Figure(
+        name=name,
+        title=f"Parallel efficiency, {modes} scaling{setting}",
+        caption=(
+            "Strong: E = T(1) / (N · T(N)); weak: E = T(1) / T(N) per step. Filled: against "
+            f"{curves[0].base}; open: against the other base case. Bars: 95 % joint interval over "
+            "runs of both points. 100 % is ideal."
+        ),
+        alt=f"Efficiency. {alt}.",
+        frame=frame,
+        draw=_draw_efficiency,
+        height=2.7,
+    )
+
+
+def _draw_efficiency(canvas: Canvas, frame: pd.DataFrame) -> None:
+    modes = [mode for mode in ("strong", "weak") if (frame["mode"] == mode).any()]
+    panels = canvas.subplots(1, len(modes), sharey=True, squeeze=False)[0]
+    for axes, mode in zip(panels, modes, strict=True):
+        rows = frame[frame["mode"] == mode]
+        fixed = "global batch" if mode == STRONG else "batch per rank"
+        axes.set_title(f"{mode.capitalize()} scaling ({fixed} fixed)")
+        style.rank_axis(axes, [int(n) for n in rows["ranks"]])
+        axes.axhline(1.0, color=style.MUTED, lw=1.0, ls="--", zorder=1)
+        batches = sorted(rows["batch"].unique())
+        for place, batch in enumerate(batches):
+            _draw_efficiencies(
+                axes, rows[rows["batch"] == batch], place, mode, several=len(batches) > 1
+            )
+        top = float(frame["high"].astype(float).fillna(frame["value"].astype(float)).max())
+        axes.set_ylim(0, min(1.6, max(1.12, 1.06 * top)))
+        axes.yaxis.set_major_formatter(lambda value, _place: f"{100 * value:.0f} %")
+
+
+def _draw_efficiencies(
+    axes: Axes, rows: pd.DataFrame, place: int, mode: str, *, several: bool
+) -> None:
+    first = style.BLUE if mode == STRONG else style.ORANGE
+    colour = style.CYCLE[place % len(style.CYCLE)] if several else first
+    marker = style.MARKERS[place % len(style.MARKERS)]
+    other = rows[rows["leading"] == 0]
+    leading = rows[rows["leading"] == 1]
+    if not other.empty and not several:
+        axes.plot(other["ranks"], other["value"], ":", color=colour, lw=1.0, zorder=1)
+        error_bars(axes, other.assign(low=None, high=None), colour, marker, hollow=True, size=4.0)
+    axes.plot(leading["ranks"], leading["value"], "-", color=colour, zorder=2)
+    error_bars(axes, leading, colour, marker)
+    if several:
+        say(axes, leading.iloc[-1], f"batch {rows['batch'].iloc[0]}", colour)
+        return
+    for _, row in leading.iterrows():
+        axes.annotate(
+            f"{100 * row['value']:.1f} %",
+            (row["ranks"], row["value"]),
+            xytext=(8, -11),
+            textcoords="offset points",
+            color=colour,
+            fontsize=7.5,
+        )

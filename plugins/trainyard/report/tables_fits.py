@@ -1,0 +1,94 @@
+"""The tables of scaling laws: fitted, refused, projected. Texts only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trainyard.analysis.fits import Fit, Refusal
+from trainyard.report.document import Cell, Table
+from trainyard.report.tables import cells, columns
+from trainyard.report.text import NOTHING, interval, number
+
+if TYPE_CHECKING:
+    from trainyard.analysis import Curve
+    from trainyard.analysis.fits import Fitted
+
+
+def fit_table(curve: Curve) -> Table:
+    """Every law of the curve's mode: parameters with intervals, or why there are none."""
+    rows = []
+    for fit in curve.fits:
+        rows += [_refused(fit)] if isinstance(fit, Refusal) else _fit_rows(fit)
+    return Table(
+        caption=f"{curve.series.title}: scaling laws",
+        columns=columns(
+            "Law", "Parameter", ">Value", ">95 % interval", ">AICc", ">Lack of fit, p", "<Remark"
+        ),
+        rows=tuple(rows),
+        note="Fitted on the logarithms of run times, weighted by variance; profile intervals. The "
+        "smaller AICc describes these points better; it does not prove a law.",
+        csv="tables/fits.csv",
+    )
+
+
+def _refused(fit: Refusal) -> tuple[Cell, ...]:
+    return cells(
+        fit.name,
+        "refused",
+        NOTHING,
+        NOTHING,
+        NOTHING,
+        NOTHING,
+        f"{fit.reason}. Needed: {fit.needed}.",
+        tone="quiet",
+    )
+
+
+def _fit_rows(fit: Fit) -> list[tuple[Cell, ...]]:
+    rows = []
+    for place, fitted in enumerate(fit.parameters):
+        first = place == 0
+        symbol = f"{fitted.parameter.symbol}, {fitted.parameter.meaning}"
+        unit = "" if fitted.parameter.unit == "1" else f" {fitted.parameter.unit}"
+        rows.append(
+            cells(
+                fit.name if first else "",
+                symbol,
+                NOTHING if fitted.value is None else number(fitted.value) + unit,
+                _ends(fitted),
+                number(fit.aicc) if first else "",
+                number(fit.lack_of_fit, 2) if first else "",
+                "; ".join(part for part in (fit.formula, fit.note) if part) if first else "",
+            )
+        )
+    return rows
+
+
+def _ends(fitted: Fitted) -> str:
+    if fitted.low is None and fitted.high is None:
+        return "open"
+    return interval(
+        "open" if fitted.low is None else number(fitted.low),
+        "open" if fitted.high is None else number(fitted.high),
+    )
+
+
+def projection_table(curve: Curve, fit: Fit) -> Table:
+    """What the best law says beyond the measured ranks; never beside a measurement."""
+    wanted = [fit.projected[len(fit.projected) // 2], fit.projected[-1]] if fit.projected else []
+    strong = curve.series.mode == "strong"
+    rows = [
+        cells(
+            f"{ranks:.0f}",
+            number(1e3 * seconds),
+            number(curve.series.batch * (1 if strong else ranks) / seconds),
+        )
+        for ranks, seconds in ((round(n), t) for n, t in wanted)
+    ]
+    return Table(
+        caption=f"Projected, not measured: {curve.series.title.lower()} by {fit.name}",
+        columns=columns("Ranks", ">Time per step, ms (projected)", ">Images/s (projected)"),
+        rows=tuple(rows),
+        note="Computed from the fitted law. Beyond the measured ranks a new limit may appear that "
+        "no fit knows.",
+    )
