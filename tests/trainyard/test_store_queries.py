@@ -1,0 +1,386 @@
+"""Every named question, asked of the same stored rows on both engines, with its whole answer.
+
+``ANSWERS`` has one entry per file of sql/queries: a question without one fails the suite.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+
+import pytest
+
+from tests.fixtures.samples import DIGEST, ODD_TEXT, make_result, make_run, make_spec, make_study
+from trainer.contract import Check, Metric, Phase, Status
+from trainyard.errors import ConfigurationError
+from trainyard.store import EnvironmentCheck
+from trainyard.store.__main__ import main
+from trainyard.store.files import column_types, queries
+
+STRONG_1 = make_spec(name="strong-n1", ranks=1, global_batch=32)
+STRONG_2 = make_spec(name="strong-n2")
+NIGHT_1, NIGHT_2 = "2026-11-21T02:00:00.000000+00:00", "2026-11-22T02:00:00.000000+00:00"
+
+
+def measured(run_id, rate, spec=STRONG_2, **changes):
+    """A run without flags, so that it may be compared."""
+    metrics = (
+        () if rate is None else (Metric(name="images_per_second", value=rate, unit="image/s"),)
+    )
+    result = make_result(run_id, spec, metrics=metrics, flags=(), flag_details=())
+    return make_run(run_id, spec=spec, result=result, **changes)
+
+
+@pytest.fixture
+def filled(store):
+    """Two nights of one suite, another suite, a run of its own, data sets and two verifications."""
+    store.save_study(make_study("night-1", created_at=NIGHT_1, status="completed"))
+    store.save_study(
+        make_study("night-2", created_at=NIGHT_2, status="completed", report_uri="s3://r")
+    )
+    store.save_study(make_study("later", created_at="2026-11-23T02:00:00Z", status="failed"))
+    store.save_study(make_study("other", suite="other", created_at="2026-11-24T02:00:00Z"))
+    for number, rate in enumerate((300.0, 100.0, 200.0, 1000.0)):
+        store.save_run(measured(f"a{number}", rate, study_id="night-1", repeat=number))
+    store.save_run(measured("a-slow", 50.0, STRONG_1, study_id="night-1"))
+    store.save_run(measured("a-none", None, study_id="night-1", repeat=7))
+    store.save_run(measured("a-nan", math.nan, study_id="night-1", repeat=8))
+    store.save_run(measured("a-inf", math.inf, study_id="night-1", repeat=9))
+    store.save_run(make_run("b-flagged", study_id="night-2", repeat=2, mlflow_run_id="m-b"))
+    store.save_run(measured("b-good", 250.0, study_id="night-2", repeat=1))
+    lost = make_run("b-lost", spec=STRONG_1, study_id="night-2", status="lost", result=None)
+    store.save_run(dataclasses.replace(lost, ended_at=None, reason=ODD_TEXT, exit_code=None))
+    broken = make_result(
+        "alone", status=Status.FAILED, phase=Phase.TRAIN,
+        sanity=(Check(name="loss_finite", passed=False, detail="nan"),),
+    )  # fmt: skip
+    store.save_run(
+        make_run("alone", study_id="", status="failed", result=broken, dag_id="train", map_index=-1)
+    )
+    store.save_run(make_run("busy", study_id="", status="running", result=None, dag_run_id="x"))
+    for digest, day in ((DIGEST, "21"), ("cd" * 32, "22")):
+        store.save_dataset(manifest(digest, f"2026-11-{day}T01:00:00Z"))
+    store.save_environment_checks([environment("old", "2026-11-21T00:00:00Z", "failed")])
+    store.save_environment_checks(
+        [environment(name, "2026-11-22T01:00:00+01:00", "passed") for name in ("memory", "cores")]
+    )
+    store.save_environment_checks([environment("else", "2026-11-25T00:00:00Z", site="cluster")])
+    return store
+
+
+def manifest(digest, retrieved_at):
+    return {
+        "name": "digits", "digest": digest, "size_bytes": 5, "source": "u", "licence": "l",
+        "retrieved_at": retrieved_at, "bucket": "b", "object_key": f"k/{digest}", "counts": [1],
+    }  # fmt: skip
+
+
+def environment(name, checked_at, verdict="passed", site="laptop"):
+    return EnvironmentCheck(
+        site=site, checked_at=checked_at, name=name, measured="m", requirement="r", verdict=verdict
+    )
+
+
+def values(rows, *names):
+    return [tuple(row[name] for name in names) for row in rows]
+
+
+def answers_study_runs(store):
+    rows = store.query("study_runs", study_id="night-2")
+    assert values(rows, "run_id", "ranks", "repeat", "status") == [
+        ("b-lost", 1, 1, "lost"),
+        ("b-good", 2, 1, "completed"),
+        ("b-flagged", 2, 2, "completed"),
+    ]
+    lost, good, flagged = rows
+    assert values([lost], "sane", "comparable", "distributed", "windows") == [
+        (False, False, True, 0)
+    ]
+    assert values([lost], "images_per_second", "git_dirty", "cores_usable", "ended_at") == [
+        (None,) * 4
+    ]
+    assert lost["reason"] == ODD_TEXT
+    assert (good["comparable"], good["flags"], good["images_per_second"]) == (True, "[]", 250.0)
+    assert (flagged["sane"], flagged["comparable"]) == (True, False)
+    assert json.loads(flagged["flags"]) == ["unstable", "foreign_load"]
+    assert json.loads(flagged["flag_details"]) == ["CV 7.1 % > 5 %", "0.9 cores"]
+    assert math.isnan(flagged["train_loss"])
+    assert math.isinf(flagged["window_cv"])
+    assert values([flagged], "step_time_s", "peak_memory_bytes", "windows", "gpu_name") == [
+        (0.1 + 0.2, 2.0**40, 2, "H200")
+    ]
+    assert values([flagged], "git_commit", "git_dirty", "backend", "hostname", "memory_bytes") == [
+        ("c0ffee0", True, "gloo", "node-1", 8 * 2**30)
+    ]
+    assert flagged["started_at"] == "2026-11-22T02:00:00.000000+00:00"
+
+
+def answers_study_windows(store):
+    rows = store.query("study_windows", study_id="night-2")
+    assert len(rows) == 8
+    names = ("run_id", "kind", "idx", "steps", "images", "seconds", "seconds_by_rank")
+    assert values(rows, *names)[:4] == [
+        ("b-flagged", "no_sync", 0, 20, 1280, 0.375, "[0.25,0.375]"),
+        ("b-flagged", "synthetic_input", 0, 20, 1280, 0.4, "[0.4,0.3]"),
+        ("b-flagged", "train", 0, 20, 1280, 0.625, "[0.5,0.625]"),
+        ("b-flagged", "train", 1, 20, 1280, math.inf, '[0.5,"inf"]'),
+    ]
+    assert rows[0]["foreign_load"] == 0.125
+
+
+def answers_study_epochs(store):
+    rows = store.query("study_epochs", study_id="night-2")
+    assert values(
+        rows, "run_id", "idx", "images", "seconds", "train_accuracy", "test_accuracy"
+    ) == [
+        ("b-flagged", 0, 1437, 1.5, 0.5, None),
+        ("b-flagged", 1, 1437, 1.5, 0.5, 0.875),
+        ("b-good", 0, 1437, 1.5, 0.5, None),
+        ("b-good", 1, 1437, 1.5, 0.5, 0.875),
+    ]
+    assert rows[0]["train_loss"] == 2.25
+    assert math.isnan(rows[1]["train_loss"])
+
+
+def answers_study_checks(store):
+    rows = store.query("study_checks", study_id="night-2")
+    assert values(rows, "run_id", "idx", "name", "passed", "detail")[:2] == [
+        ("b-flagged", 0, "loss_finite", True, "0.31 is finite"),
+        ("b-flagged", 1, "ranks_agree", True, ODD_TEXT),
+    ]
+    assert len(rows) == 4
+
+
+def answers_study(store):
+    (row,) = store.query("study", study_id="night-2")
+    assert values([row], "study_id", "title", "status", "created_at", "report_uri", "repeats") == [
+        ("night-2", "Demo — 数字", "completed", NIGHT_2, "s3://r", 3)
+    ]
+    assert json.loads(row["plan"]) == [{"run_id": "run-1", "config": ODD_TEXT}]
+    assert store.query("study", study_id="no such") == []
+
+
+def answers_studies_recent(store):
+    names = ("study_id", "stored_runs", "completed_runs", "comparable_runs")
+    assert values(store.query("studies_recent", limit=10), *names) == [
+        ("other", 0, 0, 0),
+        ("later", 0, 0, 0),
+        ("night-2", 3, 2, 1),
+        ("night-1", 8, 8, 8),
+    ]
+    assert len(store.query("studies_recent", limit=1)) == 1
+
+
+def answers_studies_ended(store):
+    rows = store.query("studies_ended", limit=10)
+    assert values(rows, "study_id", "status", "mlflow_run_id") == [
+        ("later", "failed", ""),
+        ("night-2", "completed", ""),
+        ("night-1", "completed", ""),
+    ]
+
+
+def answers_environment_latest(store):
+    rows = store.query("environment_latest", site="laptop")
+    assert values(rows, "name", "verdict", "checked_at", "idx") == [
+        ("memory", "passed", "2026-11-22T00:00:00.000000+00:00", 0),
+        ("cores", "passed", "2026-11-22T00:00:00.000000+00:00", 1),
+    ]
+    assert store.query("environment_latest", site="nowhere") == []
+
+
+def answers_run(store):
+    (row,) = store.query("run", run_id="alone")
+    assert values([row], "study_id", "status", "sane", "precedence", "exit_code") == [
+        (None, "failed", False, 6, 0)
+    ]
+
+
+def answers_run_metrics(store):
+    rows = store.query("run_metrics", run_id="b-flagged")
+    assert values(rows[:2], "idx", "name", "value", "unit") == [
+        (0, "images_per_second", 812.5, "image/s"),
+        (1, "step_time_s", 0.1 + 0.2, "s"),
+    ]
+    assert [row["value"] for row in rows[3:5]] == [math.inf, -math.inf]
+
+
+def answers_run_windows(store):
+    rows = store.query("run_windows", run_id="b-flagged")
+    assert values(rows, "kind", "idx") == [
+        ("train", 0), ("train", 1), ("no_sync", 0), ("synthetic_input", 0)
+    ]  # fmt: skip
+
+
+def answers_run_epochs(store):
+    rows = store.query("run_epochs", run_id="b-flagged")
+    assert values(rows, "idx", "steps", "test_accuracy") == [(0, 23, None), (1, 23, 0.875)]
+
+
+def answers_run_flags(store):
+    assert store.query("run_flags", run_id="b-flagged") == [
+        {"idx": 0, "flag": "unstable", "detail": "CV 7.1 % > 5 %"},
+        {"idx": 1, "flag": "foreign_load", "detail": "0.9 cores"},
+    ]
+
+
+def answers_run_checks(store):
+    assert store.query("run_checks", run_id="alone") == [
+        {"idx": 0, "name": "loss_finite", "passed": False, "detail": "nan"}
+    ]
+
+
+def answers_runs_of_dag_run(store):
+    rows = store.query("runs_of_dag_run", dag_id="train", dag_run_id="manual__2026-11-22")
+    assert values(rows, "run_id", "map_index", "try_number", "status", "sane", "phase") == [
+        ("alone", -1, 2, "failed", False, "finished")
+    ]
+    rows = store.query("runs_of_dag_run", dag_id="scaling_study", dag_run_id="manual__2026-11-22")
+    assert len(rows) == 11
+
+
+def answers_last_completed_study(store):
+    (row,) = store.query("last_completed_study", suite="demo", site="laptop")
+    assert row["study_id"] == "night-2"
+    assert store.query("last_completed_study", suite="other", site="laptop") == []
+
+
+def answers_dataset_latest(store):
+    (row,) = store.query("dataset_latest", name="digits")
+    assert values([row], "digest", "size_bytes", "retrieved_at", "object_key") == [
+        ("cd" * 32, 5, "2026-11-22T01:00:00.000000+00:00", f"k/{'cd' * 32}")
+    ]
+    assert json.loads(row["manifest"])["counts"] == [1]
+
+
+def answers_pending_lineage(store):
+    rows = store.query("pending_lineage")
+    assert rows[0]["run_id"] == "b-lost", "without an end first"
+    assert {row["run_id"] for row in rows} == {
+        "a0", "a1", "a2", "a3", "a-slow", "a-none", "a-nan", "a-inf", "b-good", "b-lost", "alone",
+    }  # fmt: skip
+
+
+def answers_nightly_history(store):
+    asked = {"suite": "demo", "site": "laptop", "metric": "images_per_second"}
+    rows = store.query("nightly_history", since="", **asked)
+    names = (
+        "night",
+        "study_id",
+        "name",
+        "ranks",
+        "unit",
+        "run_count",
+        "least",
+        "median",
+        "largest",
+    )
+    assert values(rows, *names) == [
+        ("2026-11-21", "night-1", "strong-n1", 1, "image/s", 1, 50.0, 50.0, 50.0),
+        ("2026-11-21", "night-1", "strong-n2", 2, "image/s", 4, 100.0, 250.0, 1000.0),
+        ("2026-11-22", "night-2", "strong-n2", 2, "image/s", 1, 250.0, 250.0, 250.0),
+    ]
+    assert rows[1]["config_id"] == rows[2]["config_id"] == STRONG_2.config_id
+    assert len(store.query("nightly_history", since="2026-11-22", **asked)) == 1
+
+
+ANSWERS = {
+    name.removeprefix("answers_"): check
+    for name, check in globals().items()
+    if name.startswith("answers_")
+}
+
+
+def test_every_question_is_tested():
+    assert set(ANSWERS) == set(queries())
+
+
+@pytest.mark.parametrize("name", sorted(ANSWERS))
+def test_the_answer(filled, name):
+    ANSWERS[name](filled)
+
+
+def test_every_question_says_what_it_answers():
+    for name, query in queries().items():
+        assert query.question[0].isupper(), name
+        assert "?" in query.question, name
+
+
+# frames
+
+
+def test_a_frame_has_the_same_types_full_and_empty(filled):
+    full = filled.frame("study_runs", study_id="night-1")
+    empty = filled.frame("study_runs", study_id="no such")
+    mixed = filled.frame("study_runs", study_id="night-2")
+    assert len(full) == 8
+    assert len(empty) == 0
+    assert list(full.columns) == list(empty.columns)
+    kinds = {"DOUBLE PRECISION": "float64", "BIGINT": "int64", "BOOLEAN": "bool", "TEXT": "object"}
+    expected = {name: kinds[column_types()[name]] for name in full.columns}
+    assert full.dtypes.astype(str).to_dict() == expected
+    assert empty.dtypes.astype(str).to_dict() == expected
+    assert mixed["cores_usable"].dtype == "float64", "one is missing"
+    assert math.isnan(mixed["cores_usable"][0])
+    assert mixed["git_dirty"].tolist() == [None, True, True]
+    assert full["images_per_second"].isna().sum() == 2
+
+
+@pytest.mark.slow
+def test_ten_thousand_runs_are_one_quick_frame(store):
+    """A sanity bound, far above what is needed, so that a slow machine cannot fail it by chance."""
+    store.save_study(make_study())
+    template = measured("run-0", 100.0)
+    with store.engine.transaction():
+        from trainyard.store import records, write
+
+        columns = records.run_columns(template)
+        rows = [columns | {"run_id": f"run-{i}", "repeat": i} for i in range(10_000)]
+        store.engine.fetch_many(write.insert("runs", columns), rows)
+    began = time.monotonic()
+    frame = store.frame("study_runs", study_id="study-1")
+    took = time.monotonic() - began
+    print(f"{store.engine.kind}: 10,000 runs in {took:.2f} s")
+    assert len(frame) == 10_000
+    assert took < 10
+
+
+# asking wrongly, and from a shell
+
+
+def test_an_unknown_question_lists_the_known_ones(store):
+    with pytest.raises(ConfigurationError, match=r"'runs' is unknown; choose from .*study_runs"):
+        store.query("runs")
+
+
+def test_wrong_parameters_are_told(store):
+    with pytest.raises(ConfigurationError, match="takes study_id; given study"):
+        store.frame("study_runs", study="a")
+
+
+def test_the_shell_asks_the_same_questions(filled, results_url, capsys):
+    assert main(["query", "run_metrics", "run_id=b-flagged", "--url", results_url]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0]["value"] == 812.5
+    assert lines[2] == {"idx": 2, "name": "train_loss", "value": "nan", "unit": "1"}
+    assert main(["query", "studies_recent", "limit=1", "--url", results_url]) == 0
+    assert json.loads(capsys.readouterr().out)["study_id"] == "other"
+    assert main(["migrate", results_url]) == 0
+    assert capsys.readouterr().out == "nothing to do\n"
+    assert main(["queries"]) == 0
+    assert "study(study_id): What is this study" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        pytest.param(["nonsense"], "query 'nonsense' is unknown", id="question"),
+        pytest.param(["study", "night-1"], "write NAME=VALUE", id="no-name"),
+        pytest.param(["studies_recent", "limit=ten"], "must be a whole number", id="no-number"),
+    ],
+)
+def test_the_shell_tells_what_is_wrong(results_url, capsys, words, complaint):
+    assert main(["query", *words, "--url", results_url]) == 1
+    assert complaint in capsys.readouterr().err
