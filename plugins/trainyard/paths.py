@@ -82,6 +82,16 @@ class RunPaths:
         return self.run_dir / "attempts"
 
     @property
+    def journal(self) -> Path:
+        """Submissions to Slurm: every intent, on disk before it is done, and what became of it."""
+        return self.run_dir / "submissions.json"
+
+    @property
+    def watch(self) -> Path:
+        """What the watcher of a Slurm job has seen, so that a restarted one goes on from there."""
+        return self.run_dir / "watch.json"
+
+    @property
     def stdout(self) -> Path:
         """The command's standard output."""
         return self.run_dir / "stdout.log"

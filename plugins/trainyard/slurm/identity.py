@@ -95,8 +95,8 @@ class JobId:
     """Id of the job, of the whole array or of the first het component."""
     task: int | None = None
     """Index of one array element."""
-    tasks: tuple[range, ...] = ()
-    """Indices that a compact id of waiting elements stands for."""
+    tasks: tuple[tuple[int, ...], ...] = ()
+    """What a compact id of waiting elements stands for: (first, last, step) of each range."""
     open_ended: bool = False
     """The compact id was cut (``...``): it may stand for more elements."""
     throttle: int | None = None
@@ -129,9 +129,11 @@ class JobId:
         """Return whether this id is, or stands for, array element *task*."""
         if self.task is not None:
             return self.task == task
-        if self.open_ended and self.tasks and task > self.tasks[-1][-1]:
+        if self.open_ended and (not self.tasks or task > self.tasks[-1][1]):
             return True
-        return any(task in listed for listed in self.tasks)
+        return any(
+            first <= task <= last and not (task - first) % step for first, last, step in self.tasks
+        )
 
     @property
     def is_array(self) -> bool:
@@ -149,7 +151,7 @@ def _number(text: str | None) -> int | None:
     return None if text is None else int(text)
 
 
-def _ranges(listed: str, whole: str) -> tuple[range, ...]:
+def _ranges(listed: str, whole: str) -> tuple[tuple[int, ...], ...]:
     found = []
     for part in listed.replace("...", "").split(","):
         if not part:
@@ -157,8 +159,7 @@ def _ranges(listed: str, whole: str) -> tuple[range, ...]:
         match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)
         if not match or (match[2] and int(match[2]) < int(match[1])):
             raise GarbageOutputError(f"job id {whole!r}: {part!r} is no range of array elements")
-        last = int(match[2] or match[1])
-        found.append(range(int(match[1]), last + 1, int(match[3] or 1)))
+        found.append((int(match[1]), int(match[2] or match[1]), int(match[3] or 1)))
     return tuple(found)
 
 
