@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import functools
 import hashlib
 import json
 import math
@@ -62,7 +63,9 @@ def loads(cls: type[Record], text: str | bytes, source: str = "") -> Record:
     """
     where = source or cls.__name__
     try:
-        data = json.loads(text)
+        data = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
+    except RecursionError as error:
+        raise ContractError(f"{where}: nested too deeply to be a {cls.__name__}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         size = len(text)
         raise ContractError(
@@ -89,12 +92,60 @@ def decode(cls: type[Record], data: object, where: str = "") -> Record:
                 f"no such field of {cls.__name__}",
                 f"{meant}Fields: {', '.join(sorted(fields))}",
             )
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     missing = [name for name, f in fields.items() if name not in data and _is_required(f)]
     if missing:
         raise ContractError(f"{where}: missing {', '.join(missing)}, which {cls.__name__} needs")
     values = {name: _value(hints[name], data[name], f"{where}.{name}") for name in data}
-    return cls(**values)
+    try:
+        return cls(**values)
+    except ContractError as error:  # a rule of the record itself: say where the record stands
+        raise ContractError(f"{where}: {error}") from error
+
+
+def check_types(record: object) -> None:
+    """Raise ``ContractError`` when a field of *record* holds another type than it declares.
+
+    For records built in Python, where a plain string in place of an enum member would compare
+    equal and still fail every ``is``.
+    """
+    for name, hint in _hints(type(record)).items():
+        if not _fits(hint, value := getattr(record, name)):
+            kind = getattr(hint, "__name__", str(hint))
+            close = ""
+            if isinstance(hint, type) and issubclass(hint, enum.Enum):
+                close = f"Choose from {', '.join(f'{kind}.{member.name}' for member in hint)}"
+            fail(name, value, f"must be {kind}, not {type(value).__name__}", close)
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _fits(hint: Any, value: object) -> bool:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(option, value) for option in get_args(hint))
+    if origin is tuple:
+        item = get_args(hint)[0]
+        return isinstance(value, tuple) and all(_fits(item, one) for one in value)
+    if hint is float:
+        return type(value) in {int, float}
+    return type(value) is hint if hint in {int, bool} else isinstance(value, hint)
+
+
+def _no_constant(name: str) -> typing.NoReturn:
+    raise json.JSONDecodeError(f"{name} is no JSON", name, 0)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ContractError(f"{', '.join(twice)}: given twice in one JSON object; keep one")
+    return data
 
 
 def _check_version(fields: dict[str, Any], data: dict[str, Any], where: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from trainer.contract.codec import fail
 from trainer.contract.spec import SCHEMA_VERSION, doc
 
 
@@ -81,6 +82,11 @@ class Window:
     foreign_load: float = doc(
         "Cores kept busy by processes that are not this run, mean over the window", default=0.0
     )
+
+    def __post_init__(self) -> None:
+        """Refuse a window that no rank timed."""
+        if not self.seconds_by_rank:
+            fail("seconds_by_rank", self.seconds_by_rank, "must hold the seconds of every rank")
 
     @property
     def seconds(self) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import Field, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from trainer.contract.codec import digest, fail
+from trainer.contract.codec import check_types, digest, fail
 
 SCHEMA_VERSION = 1
 
@@ -114,6 +115,7 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         """Refuse what cannot run, with the fix in the message."""
+        check_types(self)
         _check_identity(self)
         _check_bounds(self)
         _check_batches(self)
@@ -183,8 +185,10 @@ def _check_identity(spec: RunSpec) -> None:
 def _check_bounds(spec: RunSpec) -> None:
     for name, least in _AT_LEAST.items():
         value = getattr(spec, name)
-        if not value >= least:  # also refuses NaN
-            fail(name, value, f"must be {least} or more")
+        if not least <= value < math.inf:  # also refuses NaN
+            fail(name, value, f"must be {least} or more, and finite")
+    if spec.loss_reference is not None and not math.isfinite(spec.loss_reference):
+        fail("loss_reference", spec.loss_reference, "must be a finite loss, or absent")
 
 
 def _check_batches(spec: RunSpec) -> None:
@@ -209,6 +213,8 @@ def _check_length(spec: RunSpec) -> None:
 def _check_combinations(spec: RunSpec) -> None:
     if not spec.distributed and spec.ranks > 1:
         fail("distributed", False, f"{spec.ranks} ranks need it", "Set distributed = true")
+    if len(set(spec.controls)) < len(spec.controls):
+        fail("controls", [str(c) for c in spec.controls], "names one twice", "Keep one of them")
     if Control.NO_SYNC in spec.controls and not spec.distributed:
         fail("controls", [str(c) for c in spec.controls], "no_sync needs distributed = true")
     if spec.precision is Precision.FP16 and spec.device is Device.CPU:
