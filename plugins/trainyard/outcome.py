@@ -7,12 +7,13 @@ or lost (there is neither).
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 
 from trainer.contract import ContractError, Phase, RunResult, RunSpec, Status, loads
 from trainyard.backends.base import Observation, State
 from trainyard.paths import RunPaths
-from trainyard.runlog import tail_of_run
+from trainyard.runlog import tail, tail_of_run
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -102,15 +103,11 @@ def _clean_exit(result: RunResult | None, complaint: str) -> tuple[Status, str]:
 
 def _phase_reached(paths: RunPaths) -> str:
     """Return the last phase the run announced, or launch."""
-    import json
-
-    from trainyard.runlog import tail
-
     for line in reversed(tail(paths.metrics).splitlines()):
         try:
             event = json.loads(line)
         except json.JSONDecodeError:
             continue
         if isinstance(event, dict) and event.get("event") == "phase":
-            return str(event.get("phase", ""))
+            return str(event.get("name", ""))
     return Phase.SETUP if paths.stderr.exists() else Phase.LAUNCH

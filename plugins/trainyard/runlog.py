@@ -92,7 +92,7 @@ def _epoch(event: dict[str, Any]) -> str:
 
 
 def _phase(event: dict[str, Any]) -> str:
-    return f"phase {event['phase']}"
+    return f"phase {event['name']}"
 
 
 _WORDS = {"window": _window, "epoch": _epoch, "phase": _phase}

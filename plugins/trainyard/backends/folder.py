@@ -44,19 +44,22 @@ def locked(paths: RunPaths) -> Iterator[None]:
 
 
 def write_launch(paths: RunPaths, launch: Launch, spec: RunSpec) -> None:
-    """Put spec.json and launch.sh into a new run folder.
+    """Put spec.json and launch.sh into a new run folder."""
+    paths.run_dir.mkdir(parents=True, exist_ok=True)
+    write_once(paths.spec, dumps(spec))
+    write_once(paths.script, launch.script)
+    paths.script.chmod(0o755)
 
-    Raises ``UnavailableError`` when the file system refuses.
-    """
+
+@contextlib.contextmanager
+def told(paths: RunPaths) -> Iterator[None]:
+    """Raise what the file system refuses as ``UnavailableError`` that names the run folder."""
     try:
-        paths.run_dir.mkdir(parents=True, exist_ok=True)
-        write_once(paths.spec, dumps(spec))
-        write_once(paths.script, launch.script)
-        paths.script.chmod(0o755)
+        yield
     except OSError as error:
         raise UnavailableError(
-            f"run folder {paths.run_dir}: {error.strerror}; free space or permissions there are "
-            "what verify_environment checks"
+            f"run folder {paths.run_dir}: {error.strerror or error}; space and permissions there "
+            "are what verify_environment checks"
         ) from error
 
 
@@ -81,7 +84,7 @@ def exit_code(paths: RunPaths) -> tuple[bool, int | None]:
     """Return whether the wrapper reported an end, and the code (None when it is no number)."""
     try:
         text = paths.exit_code.read_text().strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False, None
     return True, int(text) if text.isdigit() else None
 

@@ -31,7 +31,7 @@ class ProcessBackend:
 
     def start(self, launch: Launch, paths: RunPaths, spec: RunSpec) -> Observation:
         """Start the run unless it was started before (see ``Backend.start``)."""
-        with folder.locked(paths):
+        with folder.told(paths), folder.locked(paths):
             folder.check_same_spec(paths, spec)
             seen = self.observe(paths)
             if seen.state is State.NOT_STARTED:
@@ -153,7 +153,7 @@ def _spawn(paths: RunPaths) -> None:
         os.close(says)
         says = -1
         _let_go(paths, os.read(said, 32), go)
-    except (OSError, subprocess.CalledProcessError) as error:
+    except subprocess.CalledProcessError as error:
         raise UnavailableError(f"cannot start run {paths.run_id}: {error}") from error
     finally:
         for descriptor in (said, says, waits, go):
