@@ -12,7 +12,10 @@ OK = "exit 0"
 FAILS = "echo 'CUDA error: device-side assert' >&2; exit 1"
 SLEEPS = "sleep 60 & wait"
 """Ends at SIGTERM, as a trainer does."""
-STUBBORN = "trap '' TERM; setsid bash -c 'trap \"\" TERM; echo $$ > rank.pid; sleep 60; sleep 60' & wait; wait"
+STUBBORN = (
+    "trap '' TERM; "
+    "setsid bash -c 'trap \"\" TERM; echo $$ > rank.pid; sleep 60; sleep 60' & wait; wait"
+)
 """Ignores SIGTERM and has a rank in a session of its own, as torchrun's ranks are."""
 ORPHANS = "setsid sleep 60 & echo $! > rank.pid; exit 1"
 """Dies and leaves a rank behind."""
