@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import time
 
 import pytest
@@ -17,7 +18,7 @@ from trainer.contract import Check, Metric, Phase, Status
 from trainyard.errors import ConfigurationError
 from trainyard.store import EnvironmentCheck
 from trainyard.store.__main__ import main
-from trainyard.store.files import column_types, queries
+from trainyard.store.files import SQL_DIR, column_types, queries
 
 STRONG_1 = make_spec(name="strong-n1", ranks=1, global_batch=32)
 STRONG_2 = make_spec(name="strong-n2")
@@ -384,3 +385,16 @@ def test_the_shell_asks_the_same_questions(filled, results_url, capsys):
 def test_the_shell_tells_what_is_wrong(results_url, capsys, words, complaint):
     assert main(["query", *words, "--url", results_url]) == 1
     assert complaint in capsys.readouterr().err
+
+
+def test_the_documentation_lists_every_question_and_column_as_they_are():
+    page = (SQL_DIR.parent / "docs" / "results.md").read_text()
+    for name, query in queries().items():
+        parameters = ", ".join(f"`{parameter}`" for parameter in query.parameters)
+        row = f"| [`{name}`](../sql/queries/{name}.sql) | {parameters} | {query.question} |"
+        assert row in page, f"docs/results.md lacks the row\n{row}"
+    diagram = page.split("```mermaid")[1].split("```")[0]
+    drawn = re.findall(r"^        (TEXT|BIGINT|DOUBLE|BOOLEAN) (\w+)", diagram, re.MULTILINE)
+    assert len(drawn) > 40
+    for kind, column in drawn:
+        assert column_types()[column].startswith(kind), column
