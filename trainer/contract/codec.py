@@ -16,6 +16,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 Record = TypeVar("Record")
@@ -118,9 +119,7 @@ def check_types(record: object) -> None:
             fail(name, value, f"must be {kind}, not {type(value).__name__}", close)
 
 
-@functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+_hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
 def _fits(hint: Any, value: object) -> bool:
