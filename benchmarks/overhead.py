@@ -98,7 +98,7 @@ def _process_times(stack: Stack) -> dict[tuple[str, int], float]:
 
     with open_store(f"sqlite:///{stack.paths.results_db}") as store:
         rows = store.query("studies_recent", limit=1)
-        runs = store.query("runs_of_dag_run", dag_run_id=rows[0]["dag_run_id"])
+        runs = store.query("runs_of_dag_run", dag_id=DAG_ID, dag_run_id=rows[0]["dag_run_id"])
     found = {}
     for run in runs:
         folder = stack.paths.runs / run["run_id"]
