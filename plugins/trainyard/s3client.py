@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import urllib3
 
-from trainyard.errors import ConfigurationError, UnavailableError
+from trainyard.errors import ConfigurationError, DatasetError, UnavailableError
 
 if TYPE_CHECKING:
     from minio import Minio
@@ -160,6 +160,11 @@ class Mapped:
         if code in _ABSENT:
             return ObjectMissingError(
                 f"{said}. Stage it again: trigger fetch_dataset, or the step that writes it"
+            )
+        if code == "InvalidRange":
+            return DatasetError(
+                f"{said}: the object is shorter than the expected size, so it is damaged. Remove "
+                "it from the bucket and stage it again"
             )
         if code in _FULL or status == _HTTP_NO_ROOM:
             return UnavailableError(f"{said}. The store is full: free space in it, then retry")

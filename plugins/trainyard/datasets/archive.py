@@ -95,12 +95,28 @@ class _BoundedHeader(tarfile.TarInfo):
         return made
 
 
+class Content:
+    """The bytes of one member, readable until the next member is asked for."""
+
+    def __init__(self, path: Path, stream: IO[bytes]) -> None:
+        """*path* names the archive in errors."""
+        self._path = path
+        self._stream = stream
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to *size* bytes; raises ``DatasetError`` where the archive is cut off."""
+        try:
+            return self._stream.read(size)
+        except tarfile.TarError as error:
+            raise _not_whole(self._path, error) from error
+
+
 def open_gzip(path: Path, limits: Limits) -> io.BufferedReader:
     """Return the decompressed content of a single-file gzip, within *limits*."""
     return io.BufferedReader(_Counted(path, limits), buffer_size=2**17)
 
 
-def members(path: Path, limits: Limits) -> Iterator[tuple[str, int, IO[bytes]]]:
+def members(path: Path, limits: Limits) -> Iterator[tuple[str, int, Content]]:
     """Yield (name, bytes, content) of every regular file of a tar.gz, in the archive's order.
 
     Content can be read until the next member is asked for. Raises ``DatasetError``, naming the
@@ -119,12 +135,10 @@ def members(path: Path, limits: Limits) -> Iterator[tuple[str, int, IO[bytes]]]:
                     _check(path, member, seen)
                     content = tar.extractfile(member) if member.isreg() else None
                     if content is not None:
-                        yield member.name, member.size, content
+                        yield member.name, member.size, Content(path, content)
                 _drain(unfolded)
         except tarfile.TarError as error:
-            raise DatasetError(
-                f"archive {path.name}: not a whole tar file: {error}. Fetch it again"
-            ) from error
+            raise _not_whole(path, error) from error
 
 
 def _drain(stream: _Counted) -> None:
@@ -151,6 +165,10 @@ def _check(path: Path, member: tarfile.TarInfo, seen: set[str]) -> None:
     if str(name) in seen:
         _refuse(path, f"member {member.name!r} comes twice")
     seen.add(str(name))
+
+
+def _not_whole(path: Path, error: Exception) -> DatasetError:
+    return DatasetError(f"archive {path.name}: not a whole tar file: {error}. Fetch it again")
 
 
 def _refuse(path: Path, why: str) -> NoReturn:

@@ -55,10 +55,14 @@ class ArrayWriter:
         self._dtype = np.dtype(dtype)
         self._path = path
         self._file: BinaryIO = path.open("wb")
-        header = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
-        npy.write_array_header_1_0(self._file, header)
-        self._start = self._file.tell()
-        reserve(self._file, self._start + shape[0] * self._row_bytes)
+        try:
+            header = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
+            npy.write_array_header_1_0(self._file, header)
+            self._start = self._file.tell()
+            reserve(self._file, self._start + shape[0] * self._row_bytes)
+        except BaseException:
+            self._file.close()
+            raise
 
     def write(self, first: int, rows: np.ndarray[Any, Any]) -> None:
         """Put *rows* at row *first*; raises ``DatasetError`` outside the file or written twice."""
@@ -74,9 +78,9 @@ class ArrayWriter:
 
     def close(self) -> None:
         """Make the file durable; raises ``DatasetError`` when rows are missing."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
         if not self._rows.all():
             raise DatasetError(
                 f"{self._path.name}: {int((~self._rows).sum())} of {len(self._rows)} images are "
@@ -99,17 +103,24 @@ class ArraySet:
         self._writers: dict[str, ArrayWriter] = {}
 
     def __enter__(self) -> ArraySet:
-        """Create and reserve the files."""
-        with disk_errors(self._folder, self.shape.size_bytes, "the prepared data set"):
-            for split in SPLITS:
-                count = self.shape.images(split)
-                for kind, shape, dtype in (
-                    ("images", (count, *self.shape.image), "|u1"),
-                    ("labels", (count,), "<i8"),
-                ):
-                    name = f"{split}_{kind}"
-                    self._writers[name] = ArrayWriter(self._folder / f"{name}.npy", shape, dtype)
+        """Create and reserve the files; none stays open when there is no room."""
+        try:
+            with disk_errors(self._folder, self.shape.size_bytes, "the prepared data set"):
+                for split in SPLITS:
+                    count = self.shape.images(split)
+                    self._create(f"{split}_images", (count, *self.shape.image), "|u1")
+                    self._create(f"{split}_labels", (count,), "<i8")
+        except BaseException:
+            self._abandon()
+            raise
         return self
+
+    def _create(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
+        self._writers[name] = ArrayWriter(self._folder / f"{name}.npy", shape, dtype)
+
+    def _abandon(self) -> None:
+        for writer in self._writers.values():
+            writer.abandon()
 
     def write(
         self, split: str, first: int, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
@@ -126,12 +137,13 @@ class ArraySet:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         """Close the files, and check that every row was written when the block ended well."""
-        for writer in self._writers.values():
+        try:
             if kind is None:
                 with disk_errors(self._folder, self.shape.size_bytes, "the prepared data set"):
-                    writer.close()
-            else:
-                writer.abandon()
+                    for writer in self._writers.values():
+                        writer.close()
+        finally:
+            self._abandon()
 
 
 def load(folder: Path, split: str, kind: str) -> np.ndarray[Any, Any]:

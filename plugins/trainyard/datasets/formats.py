@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from trainyard.datasets.archive import Limits, members, open_gzip
+from trainyard.datasets.archive import Content, Limits, members, open_gzip
 from trainyard.datasets.arrays import ArraySet, Shape
 from trainyard.datasets.catalogue import Format
 from trainyard.errors import DatasetError
@@ -180,7 +180,7 @@ class _Batches:
         self._batch_records = 0
         self.lowest, self.highest = 255, 0
 
-    def take(self, name: str, size: int, content: IO[bytes]) -> None:
+    def take(self, name: str, size: int, content: Content) -> None:
         numbered = re.fullmatch(r"data_batch_([1-9][0-9]{0,3})\.bin", name)
         if not numbered and name != "test_batch.bin":
             return
@@ -201,7 +201,7 @@ class _Batches:
             first = (int(numbered[1]) - 1) * records
         self._pour("train" if numbered else "test", first, content)
 
-    def _pour(self, split: str, first: int, content: IO[bytes]) -> None:
+    def _pour(self, split: str, first: int, content: Content) -> None:
         while block := content.read(_RECORDS_AT_ONCE * _CIFAR_RECORD):
             records = np.frombuffer(block, dtype=np.uint8).reshape(-1, _CIFAR_RECORD)
             pixels = records[:, 1:]
