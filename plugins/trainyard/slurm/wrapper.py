@@ -5,6 +5,7 @@ from __future__ import annotations
 FUNCTIONS = r"""
 signal=""
 child=""
+ended=""
 # put FILE: write standard input to FILE in one step; a reader never sees half of it.
 put() { cat >"$1.partial" && mv -f "$1.partial" "$1"; }
 now() { date -u +%Y-%m-%dT%H:%M:%SZ; }
@@ -30,10 +31,17 @@ begin() {
   trap 'told INT 2' INT
   record | put "$attempt.json" && record | put job.json || finish 72
 }
-# told NAME NUMBER: Slurm or a person asks for the end; the command is told, too.
+# told NAME NUMBER: Slurm or a person asks for the end; the ranks are told, too. Not through srun:
+# it kills its tasks at SIGTERM. Not by the raw id: an array's last element shares it with all.
 told() {
   signal=$2
-  if [ -n "$child" ]; then kill -s "$1" "$child" 2>/dev/null; else finish $((128 + $2)); fi
+  if [ -n "$ended" ]; then return; fi
+  if [ -z "$child" ]; then finish $((128 + $2)); fi
+  job=$SLURM_JOB_ID
+  if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"; fi
+  # In the background: while Slurm itself ends the job, scancel tries again for a long time.
+  { timeout 5 scancel --signal="$1" "$job" || kill -s "$1" "$child"; } >/dev/null 2>&1 &
+  record | put "$attempt.json"  # at once: SIGKILL may follow before the command has ended
 }
 # finish CODE: the exit code is the last thing written.
 finish() {
@@ -72,6 +80,9 @@ run() {
   wait "$child" 2>/dev/null
   again=$?
   if [ "$again" -ne 127 ]; then code=$again; fi
+  child=""
+  # Slurm signals the ranks before this shell: give the reason of their end a moment to arrive.
+  if [ "$code" -ne 0 ] && [ -z "$signal" ]; then ended=1; sleep 1 & wait $!; fi
   finish "$code"
 }
 """.strip()
