@@ -116,7 +116,8 @@ def _refusal(series: Series, points: tuple[Point, ...]) -> Refusal | None:
     lost = f"; without a valid run at {', '.join(invalid)}" if invalid else ""
     return Refusal(
         name="",
-        reason=f"{len(points)} valid numbers of ranks ({have}){lost}: a law with two or three "
+        reason=f"valid runs at {len(points)} of the {LEAST_POINTS} numbers of ranks it takes "
+        f"({have}){lost}; a law with two or three "
         "free parameters would pass through them whatever the truth is",
         needed=f"valid runs at {LEAST_POINTS} or more numbers of ranks, for example 1, 2, 4, 8",
     )

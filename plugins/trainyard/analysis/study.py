@@ -201,13 +201,13 @@ class DatasetFacts:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """Return the facts of a manifest (``counts`` maps split to samples)."""
-        known = _known(cls, row)
-        counts = _decoded(row.get("counts")) or {}
-        if isinstance(counts, Mapping):
-            known["train_samples"] = int(counts.get("train", 0) or 0)
-            known["test_samples"] = int(counts.get("test", 0) or 0)
-        checks = _decoded(row.get("quality")) or ()
+        """Return the facts of a manifest, or of a row that holds it as JSON in ``manifest``."""
+        whole = {**row, **(_decoded(row.get("manifest")) or {})}
+        known = _known(cls, whole)
+        counts = _counts(_decoded(whole.get("counts")))
+        known["train_samples"] = counts.get("train", 0)
+        known["test_samples"] = counts.get("test", 0)
+        checks = _decoded(whole.get("quality")) or ()
         known["quality"] = tuple(
             EnvironmentCheck.from_row(check) for check in checks if isinstance(check, Mapping)
         )
@@ -261,6 +261,14 @@ def _known(cls: type[Any], row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of *row* that are scalar fields of *cls* and not NULL."""
     names = {item.name for item in fields(cls)} - {"quality"}
     return {key: value for key, value in row.items() if key in names and value is not None}
+
+
+def _counts(counts: Any) -> dict[str, int]:
+    """Return samples per split of a mapping, or of a list of ``{split, images}``."""
+    if isinstance(counts, Mapping):
+        return {str(split): int(images or 0) for split, images in counts.items()}
+    splits = [item for item in counts or () if isinstance(item, Mapping)]
+    return {str(item.get("split")): int(item.get("images") or 0) for item in splits}
 
 
 def _decoded(value: Any) -> Any:

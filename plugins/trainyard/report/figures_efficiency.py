@@ -9,7 +9,7 @@ import pandas as pd
 from trainyard.analysis.selection import STRONG
 from trainyard.report import style
 from trainyard.report.document import Figure
-from trainyard.report.figures_scaling import COLUMNS, error_bars, numbers_of, say
+from trainyard.report.figures_scaling import COLUMNS, MOST_DRAWN, Label, error_bars, numbers_of
 from trainyard.report.text import listed, percent
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
     from trainyard.analysis import Curve
+
+STEEP = 0.05
+"""Loss of efficiency to the next point that makes a line look steep."""
 
 
 def efficiency_figure(curves: list[Curve], name: str, setting: str) -> Figure | None:
@@ -65,7 +68,8 @@ def efficiency_figure(curves: list[Curve], name: str, setting: str) -> Figure | 
 
 
 def _draw_efficiency(canvas: Canvas, frame: pd.DataFrame) -> None:
-    modes = [mode for mode in ("strong", "weak") if (frame["mode"] == mode).any()]
+    several = frame[frame["ranks"] > 1]
+    modes = [mode for mode in ("strong", "weak") if (several["mode"] == mode).any()]
     panels = canvas.subplots(1, len(modes), sharey=True, squeeze=False)[0]
     for axes, mode in zip(panels, modes, strict=True):
         rows = frame[frame["mode"] == mode]
@@ -73,19 +77,22 @@ def _draw_efficiency(canvas: Canvas, frame: pd.DataFrame) -> None:
         axes.set_title(f"{mode.capitalize()} scaling ({fixed} fixed)")
         style.rank_axis(axes, [int(n) for n in rows["ranks"]])
         axes.axhline(1.0, color=style.MUTED, lw=1.0, ls="--", zorder=1)
-        batches = sorted(rows["batch"].unique())
-        for place, batch in enumerate(batches):
+        batches = sorted(rows["batch"].unique())[:MOST_DRAWN]
+        top = float(frame["high"].astype(float).fillna(frame["value"].astype(float)).max())
+        axes.set_ylim(0, min(1.6, max(1.12, 1.06 * top)))
+        labels = [
             _draw_efficiencies(
                 axes, rows[rows["batch"] == batch], place, mode, several=len(batches) > 1
             )
-        top = float(frame["high"].astype(float).fillna(frame["value"].astype(float)).max())
-        axes.set_ylim(0, min(1.6, max(1.12, 1.06 * top)))
+            for place, batch in enumerate(batches)
+        ]
+        style.end_labels(axes, [label for label in labels if label is not None])
         axes.yaxis.set_major_formatter(lambda value, _place: f"{100 * value:.0f} %")
 
 
 def _draw_efficiencies(
     axes: Axes, rows: pd.DataFrame, place: int, mode: str, *, several: bool
-) -> None:
+) -> Label | None:
     first = style.BLUE if mode == STRONG else style.ORANGE
     colour = style.CYCLE[place % len(style.CYCLE)] if several else first
     marker = style.MARKERS[place % len(style.MARKERS)]
@@ -97,14 +104,19 @@ def _draw_efficiencies(
     axes.plot(leading["ranks"], leading["value"], "-", color=colour, zorder=2)
     error_bars(axes, leading, colour, marker)
     if several:
-        say(axes, leading.iloc[-1], f"batch {rows['batch'].iloc[0]}", colour)
-        return
-    for _, row in leading.iterrows():
+        last = leading.iloc[-1]
+        name = f"batch {rows['batch'].iloc[0]}"
+        return float(last["ranks"]), float(last["value"]), name, colour
+    shares = leading["value"].astype(float).tolist()
+    for at, (ranks, share) in enumerate(zip(leading["ranks"], shares, strict=True)):
+        # A falling line leaves room above its points, a flat one below.
+        falls = at + 1 < len(shares) and share - shares[at + 1] > STEEP
         axes.annotate(
-            f"{100 * row['value']:.1f} %",
-            (row["ranks"], row["value"]),
-            xytext=(8, -11),
+            f"{100 * share:.1f} %",
+            (ranks, share),
+            xytext=(6, 5) if falls else (8, -11),
             textcoords="offset points",
             color=colour,
             fontsize=7.5,
         )
+    return None

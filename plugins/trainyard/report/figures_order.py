@@ -9,7 +9,7 @@ import pandas as pd
 
 from trainyard.report import style
 from trainyard.report.document import Figure
-from trainyard.report.text import minus, number
+from trainyard.report.text import minus, p_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ def order_figure(data: StudyData, analysis: Analysis) -> Figure | None:
     said = (
         f"Over {drift.runs} runs, time per step changed by {minus(f'{100 * drift.change:+.1f}')} % "
         f"from the first third to the last (Spearman {minus(f'{drift.correlation:+.2f}')}, "
-        f"p = {number(drift.p_value, 2)})."
+        f"p = {p_value(drift.p_value)})."
         if drift
         else "With fewer than eight sane runs, drift is not tested."
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from trainyard.analysis.fits import Fit, best_of
@@ -24,7 +26,26 @@ if TYPE_CHECKING:
 RATE = "images_per_second"
 TIME = "step_time_s"
 COLUMNS = ["panel", "mode", "batch", "kind", "ranks", "value", "low", "high", "n"]
-MOST_LABELLED = 3
+LINES = ("ideal", "fit", "projected")
+MOST_DRAWN = 6
+WIDE = 12
+"""Largest over smallest value beyond which a linear axis presses the first points together."""
+
+Label = tuple[float, float, str, str]
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Look:
+    """How one curve is drawn."""
+
+    colour: str
+    """Colour of line, markers and label."""
+    marker: str
+    """Shape of its points."""
+    name: str
+    """Label at its end."""
+    alone: bool
+    """It is the only curve of its figure."""
 
 
 def scaling_figure(curves: list[Curve], name: str, setting: str) -> Figure:
@@ -44,6 +65,7 @@ def scaling_figure(curves: list[Curve], name: str, setting: str) -> Figure:
             "shown and not compared. Square without line: one process without DDP. Dashed: ideal "
             "from one process with DDP."
             + (" Dotted: projected by the best fit, not measured." if projected else "")
+            + (f" The first {MOST_DRAWN} batches are drawn." if len(curves) > MOST_DRAWN else "")
         ),
         alt=_scaling_alt(curves),
         frame=frame,
@@ -97,12 +119,14 @@ def _ideal(curve: Curve, panel: str) -> Iterator[tuple[float, float]]:
     base = curve.series.ddp_base
     if base is None or base.step_time is None or base.throughput is None:
         return
-    for ranks in sorted({point.ranks for point in curve.series.points}):
+    measured = sorted({point.ranks for point in curve.series.points})
+    # Straight only between points of a linear axis: on a logarithmic one it needs many.
+    for ranks in np.geomspace(measured[0], measured[-1], 33):
         if panel == RATE:
-            yield ranks, base.throughput.value * ranks
+            yield float(ranks), base.throughput.value * float(ranks)
         else:
-            fall = ranks if curve.series.mode == STRONG else 1
-            yield ranks, base.step_time.value / fall
+            fall = float(ranks) if curve.series.mode == STRONG else 1.0
+            yield float(ranks), base.step_time.value / fall
 
 
 def _fit_rows(head: list[Any], curve: Curve, fit: Fit, panel: str) -> Iterator[list[Any]]:
@@ -114,77 +138,96 @@ def _fit_rows(head: list[Any], curve: Curve, fit: Fit, panel: str) -> Iterator[l
 
 
 def _draw_scaling(canvas: Canvas, frame: pd.DataFrame) -> None:
-    panels = canvas.subplots(1, 2, width_ratios=(1, 1))
+    panels = canvas.subplots(1, 2)
     titles = {RATE: "Throughput, images/s", TIME: "Time per step, ms"}
     for axes, (panel, title) in zip(panels, titles.items(), strict=True):
-        rows = frame[frame["panel"] == panel].copy()
         axes.set_title(title)
+        rows = frame[frame["panel"] == panel].copy()
         if rows.empty:
             style.nothing(axes, "no run was timed")
             continue
         if panel == TIME:
             rows[["value", "low", "high"]] = rows[["value", "low", "high"]].astype(float) * 1e3
-        ranked = rows.loc[rows["kind"].isin(("fit", "projected")) == False, "ranks"]  # noqa: E712
-        style.rank_axis(axes, [int(n) for n in ranked])
-        mode = str(rows["mode"].iloc[0])
-        for place, (batch, group) in enumerate(rows.groupby("batch", sort=True)):
-            _draw_curve(axes, group, place, mode, several=rows["batch"].nunique() > 1)
-            del batch
-        axes.set_ylim(bottom=0)
-        axes.margins(y=0.12)
-        if axes.get_xscale() == "log" and panel == RATE:
-            _wide_range(axes, rows)
+        _draw_panel(axes, rows, str(rows["mode"].iloc[0]))
 
 
-def _wide_range(axes: Axes, rows: pd.DataFrame) -> None:
-    """Use a logarithmic scale where a linear one would press the first points together."""
-    positive = rows.loc[rows["value"] > 0, "value"]
-    if positive.max() > 12 * positive.min():
+def _draw_panel(axes: Axes, rows: pd.DataFrame, mode: str) -> None:
+    style.rank_axis(axes, [int(n) for n in rows.loc[~rows["kind"].isin(LINES), "ranks"]])
+    batches = sorted(rows["batch"].unique())[:MOST_DRAWN]
+    several = len(batches) > 1
+    labels: list[Label] = []
+    for place, batch in enumerate(batches):
+        first = style.BLUE if mode == STRONG else style.ORANGE
+        look = Look(
+            colour=style.CYCLE[place] if several else first,
+            marker=style.MARKERS[place],
+            name=f"batch {batch}" if several else "measured",
+            alone=not several,
+        )
+        labels += _draw_curve(axes, rows[rows["batch"] == batch], look)
+    # Against a logarithmic axis of ranks a straight law is straight only on a logarithmic one.
+    positive = rows.loc[rows["value"] > 0, "value"].astype(float)
+    if axes.get_xscale() == "log" and positive.max() > WIDE * positive.min():
         axes.set_yscale("log")
+        style.plain_log(axes)
         axes.set_ylim(positive.min() / 1.6, positive.max() * 1.6)
+    else:
+        top = rows[["value", "high"]].astype(float).max(axis=1)
+        axes.set_ylim(0, 1.1 * float(top.clip(upper=1.5 * positive.max()).max()))
+    style.end_labels(axes, labels)
 
 
-def _draw_curve(axes: Axes, rows: pd.DataFrame, place: int, mode: str, *, several: bool) -> None:
-    first = style.BLUE if mode == STRONG else style.ORANGE
-    colour = style.CYCLE[place % len(style.CYCLE)] if several else first
+def _draw_curve(axes: Axes, rows: pd.DataFrame, look: Look) -> list[Label]:
+    """Draw one curve; return the labels of its ends."""
     kinds = dict(iter(rows.groupby("kind")))
-    ideal = kinds.get("ideal")
-    if ideal is not None:
+    labels = []
+    if "ideal" in kinds:
+        ideal = kinds["ideal"]
         axes.plot(ideal["ranks"], ideal["value"], "--", color=style.MUTED, lw=1.0, zorder=1)
-        if len(ideal) > 1 and not several:
-            say(axes, ideal.iloc[-1], "ideal", style.MUTED)
-    for kind, look in (("fit", "-"), ("projected", ":")):
-        line = kinds.get(kind)
-        if line is not None:
-            axes.plot(line["ranks"], line["value"], look, color=colour, lw=1.0, alpha=0.6, zorder=1)
-    measured = kinds.get("measured")
-    if measured is not None:
-        look = "none" if "fit" in kinds else "-"
-        axes.plot(measured["ranks"], measured["value"], linestyle=look, color=colour, zorder=2)
-        error_bars(axes, measured, colour, style.MARKERS[place % len(style.MARKERS)])
-        said = f"batch {rows['batch'].iloc[0]}" if several else "measured"
-        say(axes, measured.iloc[-1], said, colour)
+        if len(ideal) > 1 and look.alone:
+            labels.append(_label(ideal, "ideal", style.MUTED))
+    for kind, dashes in (("fit", "-"), ("projected", ":")):
+        if kind in kinds:
+            line = kinds[kind]
+            axes.plot(line["ranks"], line["value"], dashes, color=look.colour, lw=1.0, zorder=1)
+    if "measured" in kinds:
+        measured = kinds["measured"]
+        between = "none" if "fit" in kinds else "-"
+        axes.plot(measured["ranks"], measured["value"], between, color=look.colour, zorder=2)
+        error_bars(axes, measured, look.colour, look.marker)
+        labels.append(_label(measured, look.name, look.colour))
     if "without DDP" in kinds:
-        plain = kinds["without DDP"]
-        error_bars(axes, plain, style.INK, "s", size=3.6, shift=-0.035)
-        if not several:
-            say(axes, plain.iloc[0], "without DDP", style.INK, left=True)
+        _draw_plain(axes, kinds["without DDP"], kinds.get("measured"), named=look.alone)
     for kind in ("flagged, measured", "flagged, without DDP"):
         if kind in kinds:
             error_bars(axes, kinds[kind], style.MUTED, "o", hollow=True)
-            say(axes, kinds[kind].iloc[-1], "flagged", style.MUTED)
+            labels.append(_label(kinds[kind], "flagged", style.MUTED))
+    return labels
 
 
-def say(axes: Axes, row: pd.Series, text: str, colour: str, *, left: bool = False) -> None:
-    """Label a point where it stands instead of in a legend."""
+def _label(rows: pd.DataFrame, text: str, colour: str) -> Label:
+    last = rows.iloc[-1]
+    return float(last["ranks"]), float(last["value"]), text, colour
+
+
+def _draw_plain(
+    axes: Axes, plain: pd.DataFrame, measured: pd.DataFrame | None, *, named: bool
+) -> None:
+    """The base case without DDP: a square of its own, left of the point with DDP."""
+    error_bars(axes, plain, style.INK, "s", size=3.6, shift=-0.04)
+    if not named:
+        return
+    row = plain.iloc[0]
+    beside = None if measured is None else float(measured["value"].iloc[0])
+    above = beside is None or row["value"] >= beside
     axes.annotate(
-        text,
-        (row["ranks"], row["value"]),
-        xytext=(-6 if left else 7, 0),
+        "no DDP",
+        (row["ranks"] * 0.96, row["value"]),
+        xytext=(0, 9 if above else -9),
         textcoords="offset points",
-        ha="right" if left else "left",
-        va="center",
-        color=colour,
+        ha="center",
+        va="bottom" if above else "top",
+        color=style.INK,
         fontsize=7.5,
     )
 

@@ -6,8 +6,8 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from trainyard.report.document import Block, Cell, Log, Paragraph, Section, Table, Tone
-from trainyard.report.tables import cells, columns, shorten
-from trainyard.report.text import NOTHING, clean, count_of, moment, number, percent, size
+from trainyard.report.tables import cells, columns, compact, shorten
+from trainyard.report.text import NOTHING, clean, count_of, moment, number, percent, size, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ MOST_LOGS = 3
 LOG_LINES = 20
 LOG_WIDTH = 160
 MOST_MACHINES = 12
-_TONES: dict[str, Tone] = {"passed": "good", "failed": "bad", "warning": "warn"}
+_TONES: dict[str, Tone] = {"passed": "good", "failed": "bad", "warning": "warn", "warn": "warn"}
 
 
 def failure_blocks(data: StudyData) -> list[Block]:
@@ -77,7 +77,7 @@ def runs_table(data: StudyData, analysis: Analysis) -> Table:
     for run, reason in zip(ordered.head(MOST_RUNS).to_dict("records"), reasons, strict=False):
         rows.append(_run_row(run, reason))
     left = len(ordered) - len(rows)
-    return Table(
+    table = Table(
         caption="Runs in order of their start",
         columns=columns(
             "Configuration",
@@ -96,6 +96,7 @@ def runs_table(data: StudyData, analysis: Analysis) -> Table:
         else "The CSV also has seeds, versions, parameter hashes and artifact locations.",
         csv="tables/runs.csv",
     )
+    return compact(table)
 
 
 def _run_row(run: dict[Hashable, Any], excluded: str) -> tuple[Cell, ...]:
@@ -219,7 +220,7 @@ def _dataset(data: StudyData, facts: DatasetFacts | None) -> list[Block]:
         return [Paragraph(text=clean(text + "manifest was not found."), tone="warn")]
     samples = NOTHING
     if facts.train_samples or facts.test_samples:
-        samples = f"{number(facts.train_samples, 9)} train, {number(facts.test_samples, 9)} test"
+        samples = f"{whole(facts.train_samples)} train, {whole(facts.test_samples)} test"
     pairs = [
         ("Name", facts.name),
         ("SHA-256 of the archive", facts.digest),

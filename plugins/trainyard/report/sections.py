@@ -13,7 +13,7 @@ from trainyard.report.figures_order import order_figure
 from trainyard.report.figures_runs import accuracy_figure, attribution_figure
 from trainyard.report.figures_scaling import scaling_figure
 from trainyard.report.tables import cells, columns
-from trainyard.report.text import clean, count_of, number, percent
+from trainyard.report.text import clean, count_of, number, p_value, percent
 
 if TYPE_CHECKING:
     from trainyard.analysis import Analysis, Curve, StudyData
@@ -106,7 +106,7 @@ def _curve_blocks(curve: Curve) -> list[Block]:
     if curve.series.twins:
         names = ", ".join(sorted({clean(point.name) for point in curve.series.twins}))
         blocks.append(Paragraph(text=f"Not on the curve, as its ranks are already taken: {names}."))
-    blocks.append(tables_fits.fit_table(curve))
+    blocks += tables_fits.fit_blocks(curve)
     best = best_of(curve.fits)
     if best is not None and best.projected:
         blocks.append(tables_fits.projection_table(curve, best))
@@ -180,7 +180,7 @@ def _validity(analysis: Analysis) -> Section:
         blocks.append(
             Paragraph(
                 text=f"Over {drift.runs} sane runs in order of their start, {said} was seen: "
-                f"Spearman {number(drift.correlation, 2)} with p = {number(drift.p_value, 2)}; "
+                f"Spearman {number(drift.correlation, 2)} with p = {p_value(drift.p_value)}; "
                 f"the last third took {percent(drift.change)} more time per step than the first."
             )
         )

@@ -126,6 +126,39 @@ def rank_axis(axes: Axes, ranks: list[int]) -> None:
     axes.grid(visible=False, axis="x")
 
 
+def plain_log(axes: Axes) -> None:
+    """Label a logarithmic vertical axis with plain numbers at 1, 2 and 5."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _place: f"{value:,.10g}".replace(",", "\u202f"))
+
+
+def end_labels(axes: Axes, labels: list[tuple[float, float, str, str]]) -> None:
+    """Write (x, y, text, colour) labels right of their points, moved apart where they would touch.
+
+    Call it once the axes have their limits: the places are found in shares of the axes' height.
+    """
+    apart = 0.068
+    flat = axes.transData + axes.transAxes.inverted()
+    places = [(float(flat.transform((x, y))[1]), x, text, colour) for x, y, text, colour in labels]
+    below = -1.0
+    for place, x, text, colour in sorted(places):
+        below = max(place, below + apart)
+        axes.annotate(
+            text,
+            (x, below),
+            xycoords=("data", "axes fraction"),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=7.5,
+            annotation_clip=False,
+        )
+
+
 def nothing(axes: Axes, why: str) -> None:
     """Say in an empty panel why it is empty."""
     axes.set_xticks([])

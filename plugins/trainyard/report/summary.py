@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainyard.analysis.fits import Fit
+from trainyard.analysis.fits import LEAST_POINTS, Fit
 from trainyard.analysis.scaling import WITH_DDP, WITHOUT_DDP
 from trainyard.report.document import Cell, KeyFigure
 from trainyard.report.text import (
@@ -56,6 +56,7 @@ def summary_of(data: StudyData, analysis: Analysis) -> tuple[str, ...]:
         said += _curve_sentences(curve)
     if len(analysis.curves) > MOST_CURVES:
         said.append(f"{len(analysis.curves) - MOST_CURVES} further scaling curves are below.")
+    said += _fit_sentence(analysis)
     said += _attribution_sentence(analysis)
     verdict = _widest_verdict(analysis)
     if verdict is not None:
@@ -111,13 +112,28 @@ def _curve_sentences(curve: Curve) -> list[str]:
             f"{series.title}: no valid run on {where} ranks ({clean(why)[:160]}), "
             "so nothing is compared there."
         )
-    best = [fit for fit in curve.fits if isinstance(fit, Fit)]
-    if not best and curve.fits:
-        said.append(
-            f"{series.title}: no scaling law is fitted, since only {len(points)} numbers of ranks "
-            "have valid runs."
-        )
     return said
+
+
+def _fit_sentence(analysis: Analysis) -> list[str]:
+    """Say which curves have too few points for a law, in one sentence."""
+    refused = [
+        curve
+        for curve in analysis.curves
+        if curve.fits and not any(isinstance(fit, Fit) for fit in curve.fits)
+    ]
+    if not refused:
+        return []
+    named = listed(
+        [
+            f"{curve.series.mode}, batch {curve.series.batch}: {len(curve.series.valid_points)}"
+            for curve in refused[:MOST_CURVES]
+        ]
+    )
+    return [
+        f"No scaling law is fitted where fewer than {LEAST_POINTS} numbers of ranks have valid "
+        f"runs ({named})."
+    ]
 
 
 def _share(pair: tuple[str, str]) -> str:
@@ -141,11 +157,9 @@ def _attribution_sentence(analysis: Analysis) -> list[str]:
         if not part.resolved:
             parts.append(f"{named} is below resolution")
             continue
-        parts.append(
-            f"{named} takes {percent(part.seconds.value / most.step_time.value)} of a step"
-        )
+        parts.append(f"{named} takes {percent(part.seconds.value / most.step_time.value)}")
     where = f"{most.point.scaling}, batch {most.point.global_batch}, {most.point.ranks} ranks"
-    return [f"There ({where}), {listed(parts)}."] if parts else []
+    return [f"In a step of {where}, {listed(parts)}."] if parts else []
 
 
 def _widest_verdict(analysis: Analysis) -> AccuracyVerdict | None:
@@ -197,11 +211,10 @@ def key_figures_of(analysis: Analysis) -> tuple[KeyFigure, ...]:
             )
     if analysis.accuracies:
         most = max(analysis.accuracies, key=lambda item: item.point.ranks)
-        ends = (
-            f"[{100 * most.low:.1f}, {100 * most.high:.1f}]\u202f%"
-            if most.low is not None and most.high is not None
-            else NOTHING
-        )
+        ends = NOTHING
+        if most.sampling is not None:
+            low, high = most.sampling
+            ends = f"[{100 * low:.1f}, {100 * high:.1f}]\u202f% for the test set's size"
         found.append(
             KeyFigure(
                 value=percent(most.mean, 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from trainyard.report.document import Cell, Column, Table, Tone
@@ -38,6 +39,20 @@ def columns(*titles: str) -> tuple[Column, ...]:
     )
 
 
+def compact(table: Table) -> Table:
+    """Return *table* without the spare-room columns in which no row says anything."""
+    keep = [
+        place
+        for place, column in enumerate(table.columns)
+        if not column.wide or any(row[place].text for row in table.rows)
+    ]
+    return replace(
+        table,
+        columns=tuple(table.columns[place] for place in keep),
+        rows=tuple(tuple(row[place] for place in keep) for row in table.rows),
+    )
+
+
 def points_table(analysis: Analysis) -> Table:
     """Every configuration: median, interval, n and what was kept out."""
     shown = analysis.points[:MOST_POINTS]
@@ -50,7 +65,7 @@ def points_table(analysis: Analysis) -> Table:
         notes.append("A single run has no interval.")
     if len(analysis.points) > len(shown):
         notes.append(f"{len(analysis.points) - len(shown)} further configurations are in the CSV.")
-    return Table(
+    table = Table(
         caption="Every configuration, with the runs behind it",
         columns=columns(
             "Configuration",
@@ -68,6 +83,7 @@ def points_table(analysis: Analysis) -> Table:
         note=" ".join(notes),
         csv="tables/points.csv",
     )
+    return compact(table)
 
 
 def _point_row(point: Point) -> tuple[Cell, ...]:

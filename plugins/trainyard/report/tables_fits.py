@@ -5,13 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trainyard.analysis.fits import Fit, Refusal
-from trainyard.report.document import Cell, Table
-from trainyard.report.tables import cells, columns
-from trainyard.report.text import NOTHING, interval, number
+from trainyard.report.document import Block, Cell, Paragraph, Table
+from trainyard.report.tables import cells, columns, compact
+from trainyard.report.text import NOTHING, interval, listed, number, p_value
 
 if TYPE_CHECKING:
     from trainyard.analysis import Curve
     from trainyard.analysis.fits import Fitted
+
+
+def fit_blocks(curve: Curve) -> list[Block]:
+    """Return the table of laws, or one notice when all are refused for the same reason."""
+    refused = [fit for fit in curve.fits if isinstance(fit, Refusal)]
+    reasons = {(fit.reason, fit.needed) for fit in refused}
+    if len(refused) == len(curve.fits) and len(reasons) == 1:
+        names = listed([fit.name for fit in refused])
+        text = (
+            f"{curve.series.title}: no scaling law was fitted ({names} refused). "
+            f"{refused[0].reason[0].upper()}{refused[0].reason[1:]}. "
+            f"Needed: {refused[0].needed}."
+        )
+        return [Paragraph(text=text, tone="warn")]
+    return [fit_table(curve)] if curve.fits else []
 
 
 def fit_table(curve: Curve) -> Table:
@@ -19,16 +34,19 @@ def fit_table(curve: Curve) -> Table:
     rows = []
     for fit in curve.fits:
         rows += [_refused(fit)] if isinstance(fit, Refusal) else _fit_rows(fit)
-    return Table(
+    formulas = "; ".join(f"{fit.name}: {fit.formula}" for fit in curve.fits if isinstance(fit, Fit))
+    table = Table(
         caption=f"{curve.series.title}: scaling laws",
         columns=columns(
             "Law", "Parameter", ">Value", ">95 % interval", ">AICc", ">Lack of fit, p", "<Remark"
         ),
         rows=tuple(rows),
-        note="Fitted on the logarithms of run times, weighted by variance; profile intervals. The "
+        note=f"{formulas}. Fitted on the logarithms of run times, weighted by variance; profile "
+        "intervals. The "
         "smaller AICc describes these points better; it does not prove a law.",
         csv="tables/fits.csv",
     )
+    return compact(table)
 
 
 def _refused(fit: Refusal) -> tuple[Cell, ...]:
@@ -57,8 +75,8 @@ def _fit_rows(fit: Fit) -> list[tuple[Cell, ...]]:
                 NOTHING if fitted.value is None else number(fitted.value) + unit,
                 _ends(fitted),
                 number(fit.aicc) if first else "",
-                number(fit.lack_of_fit, 2) if first else "",
-                "; ".join(part for part in (fit.formula, fit.note) if part) if first else "",
+                p_value(fit.lack_of_fit) if first else "",
+                fit.note if first else "",
             )
         )
     return rows

@@ -37,6 +37,18 @@ def number(value: float | None, digits: int = 3) -> str:
     return minus(f"{value:,.{decimals}f}".replace(",", "\u202f"))
 
 
+def whole(count: int) -> str:
+    """Return a count with thin-space thousands."""
+    return f"{count:,}".replace(",", "\u202f")
+
+
+def p_value(value: float | None) -> str:
+    """Return a p-value with two decimals; a tiny one as a bound."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    return "< 0.001" if value < 0.001 else number(value, 2)  # noqa: PLR2004 - the usual bound
+
+
 def minus(text: str) -> str:
     """Return *text* with a typographic minus instead of a hyphen."""
     return text.replace("-", "−")
