@@ -10,7 +10,7 @@ import pytest
 from tests.fixtures.datasets import tiny
 from tests.fixtures.http import serve_http
 from tests.fixtures.s3 import free_port
-from trainyard.datasets.download import Patience, obtain
+from trainyard.datasets.download import Patience, discard, obtain
 from trainyard.errors import DatasetError, UnavailableError
 from trainyard.files import ignore_progress
 
@@ -33,7 +33,11 @@ def test_a_whole_file_arrives_in_one_request(tmp_path):
     assert path.read_bytes() == BODY
     assert len(server.requests) == 1
     assert server.requests[0]["Accept-Encoding"] == "identity"
-    assert left(tmp_path) == [path.name], "the sidecar goes with the last byte"
+    assert get(server, tmp_path) == path, (
+        "the server is gone: what is complete is not fetched again"
+    )
+    discard(tiny().source(server.url), tmp_path)
+    assert left(tmp_path) == []
     assert seen[-1] == ("download of tiny", len(BODY), len(BODY))
 
 

@@ -9,6 +9,7 @@ a write raises an error that can be explained. Memory stays flat either way.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -146,7 +147,23 @@ class ArraySet:
             self._abandon()
 
 
-def load(folder: Path, split: str, kind: str) -> np.ndarray[Any, Any]:
+def load(folder: Path, split: str, kind: str) -> np.memmap[Any, Any]:
     """Return one prepared array, memory-mapped and read-only."""
-    mapped: np.ndarray[Any, Any] = np.load(folder / f"{split}_{kind}.npy", mmap_mode="r")
+    mapped: np.memmap[Any, Any] = np.load(folder / f"{split}_{kind}.npy", mmap_mode="r")
     return mapped
+
+
+def blocks(folder: Path, split: str, rows: int) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield the images of *split*, up to *rows* at a time, read and not mapped.
+
+    Pages of a map stay in the resident size of the process that read them; one pass over a large
+    data set would then look, to a limit on memory, as if all of it were held.
+    """
+    mapped = load(folder, split, "images")
+    shape, start, dtype = mapped.shape, mapped.offset, mapped.dtype
+    del mapped
+    with (folder / f"{split}_images.npy").open("rb") as stream:
+        stream.seek(start)
+        for first in range(0, shape[0], rows):
+            count = min(rows, shape[0] - first) * int(np.prod(shape[1:]))
+            yield np.fromfile(stream, dtype=dtype, count=count).reshape(-1, *shape[1:])

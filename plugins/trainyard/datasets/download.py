@@ -67,6 +67,17 @@ def obtain(source: DatasetSource, downloads: Path, progress: Progress, patience:
     return _Download(source, downloads, progress, patience).run()
 
 
+def discard(source: DatasetSource, downloads: Path) -> None:
+    """Remove the download of *source*; it stays until it is staged, so that no step repeats it."""
+    for path in _kept(source, downloads):
+        path.unlink(missing_ok=True)
+
+
+def _kept(source: DatasetSource, downloads: Path) -> tuple[Path, Path]:
+    """Return the file of a download and the sidecar that says what it belongs to."""
+    return downloads / f"{source.sha256}.part", downloads / f"{source.sha256}.part.json"
+
+
 def _in_package(source: DatasetSource, module: str, inside: str) -> Path:
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
@@ -131,8 +142,7 @@ class _Download:
         self, source: DatasetSource, downloads: Path, progress: Progress, patience: Patience
     ) -> None:
         self._source = source
-        self._path = downloads / f"{source.sha256}.part"
-        self._sidecar = downloads / f"{source.sha256}.part.json"
+        self._path, self._sidecar = _kept(source, downloads)
         self._progress = progress
         self._patience = patience
         self._hashes = _Hashes()
@@ -153,7 +163,6 @@ class _Download:
                 raise
             # The part kept from an earlier run may be what is wrong: once more, from the start.
             return self.run()
-        self._sidecar.unlink(missing_ok=True)
         return self._path
 
     @property

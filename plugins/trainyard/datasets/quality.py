@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from trainyard.datasets.arrays import SPLITS, load
+from trainyard.datasets.arrays import SPLITS, blocks, load
 from trainyard.datasets.formats import Expected, Raw
 from trainyard.datasets.manifest import QualityCheck, SplitCount, Verdict
 
-_ROWS = 4_096
+_ROWS = 1_024
 BALANCE_PASSES, BALANCE_WARNS = 0.5, 0.05
 """Smallest over largest class."""
 SPREAD_PASSES, SPREAD_WARNS = 128, 2
@@ -59,7 +59,7 @@ def inspect(folder: Path, expected: Expected, raw: Raw) -> Inspection:
     for split in SPLITS:
         labels = load(folder, split, "labels")
         counts[split] = np.bincount(labels, minlength=expected.classes)
-        pixels[split] = _scan(load(folder, split, "images"))
+        pixels[split] = _scan(folder, split, len(labels))
     checks = [_non_finite(raw), _source_range(raw)]
     for split, wanted in (("train", expected.train), ("test", expected.test)):
         checks.append(_count(split, int(counts[split].sum()), wanted))
@@ -82,12 +82,11 @@ def inspect(folder: Path, expected: Expected, raw: Raw) -> Inspection:
     )
 
 
-def _scan(images: np.ndarray[Any, Any]) -> _Pixels:
-    found = _Pixels(np.empty(len(images), dtype=np.uint64))
-    for first in range(0, len(images), _ROWS):
-        rows = np.ascontiguousarray(images[first : first + _ROWS]).reshape(
-            min(_ROWS, len(images) - first), -1
-        )
+def _scan(folder: Path, split: str, images: int) -> _Pixels:
+    found = _Pixels(np.empty(images, dtype=np.uint64))
+    first = 0
+    for block in blocks(folder, split, _ROWS):
+        rows = block.reshape(len(block), -1)
         low, high = rows.min(axis=1), rows.max(axis=1)
         found.lowest = min(found.lowest, int(low.min()))
         found.highest = max(found.highest, int(high.max()))
@@ -97,6 +96,7 @@ def _scan(images: np.ndarray[Any, Any]) -> _Pixels:
             found.digests[row] = int.from_bytes(
                 hashlib.blake2b(pixels.data, digest_size=8).digest(), "big"
             )
+        first += len(rows)
     return found
 
 
@@ -192,19 +192,21 @@ def _leak(train: np.ndarray[Any, Any], test: np.ndarray[Any, Any], images: int) 
     )
 
 
-def channel_moments(images: np.ndarray[Any, Any]) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation per channel of (n, h, w, c) bytes, as shares of 255.
+def channel_moments(folder: Path) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation per channel of the training images, as shares of 255.
 
     Sums are exact integers, so every machine gets the same numbers.
     """
-    channels = images.shape[-1]
-    total, squares = [0] * channels, [0] * channels
-    for first in range(0, len(images), _ROWS):
-        rows = images[first : first + _ROWS].reshape(-1, channels).astype(np.int64)
-        for channel in range(channels):
-            total[channel] += int(rows[:, channel].sum())
-            squares[channel] += int((rows[:, channel] ** 2).sum())
-    n = images[..., 0].size
-    mean = [value / n for value in total]
-    std = [((n * sq - t * t) ** 0.5) / n for sq, t in zip(squares, total, strict=True)]
-    return [m / 255 for m in mean], [s / 255 for s in std]
+    values = np.arange(256, dtype=np.int64)
+    counts: dict[int, np.ndarray[Any, Any]] = {}
+    for block in blocks(folder, "train", _ROWS):
+        for channel, pixels in enumerate(np.moveaxis(block, 3, 0)):
+            found = np.bincount(pixels.ravel(), minlength=256)
+            counts[channel] = counts[channel] + found if channel in counts else found
+    mean, std = [], []
+    for seen in counts.values():
+        n = int(seen.sum())
+        total, squares = int((seen * values).sum()), int((seen * values**2).sum())
+        mean.append(total / n / 255)
+        std.append((n * squares - total * total) ** 0.5 / n / 255)
+    return mean, std

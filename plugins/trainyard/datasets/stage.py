@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from trainer.contract import ContractError, decode, encode
 from trainyard.datasets.catalogue import DatasetSource, find
-from trainyard.datasets.download import Patience, obtain
+from trainyard.datasets.download import Patience, discard, obtain
 from trainyard.datasets.manifest import Manifest, archive_key, manifest_key
 from trainyard.errors import DatasetError
 from trainyard.files import Progress, ignore_progress, need_room, one_at_a_time
@@ -32,8 +32,6 @@ class _Archive:
 
     path: Path
     retrieved_at: str
-    ours: bool
-    """In downloads_dir, so it goes once it is staged; False for files of somebody else."""
 
 
 def fetch(
@@ -106,17 +104,17 @@ def _stage(
         store.get_to_file(
             key, path, size_bytes=source.size_bytes, sha256=source.sha256, progress=progress
         )
-        archive = _Archive(path=path, retrieved_at=info.modified_at, ours=True)
+        archive = _Archive(path=path, retrieved_at=info.modified_at)
     else:
         path = obtain(source, downloads, progress, patience)
-        ours = path.is_relative_to(downloads)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        archive = _Archive(path=path, retrieved_at=now, ours=ours)
+        archive = _Archive(path=path, retrieved_at=now)
     inspection = _inspect(source, archive.path, downloads)
     manifest = _manifest(source, store, archive, inspection)
     store_archive(store, manifest, None if there else archive.path, progress)
-    if archive.ours:
+    if there:
         archive.path.unlink()
+    discard(source, downloads)  # never a file of somebody else: those are used where they lie
     return manifest
 
 
