@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 pytest_plugins: list[str] = [
+    "tests.fixtures.airflow",
     "tests.fixtures.mlflow",
     "tests.fixtures.postgres",
     "tests.fixtures.results",
+    "tests.fixtures.disks",
     "tests.fixtures.s3",
     "tests.fixtures.slurm_cluster",
 ]

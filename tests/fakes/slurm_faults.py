@@ -53,17 +53,17 @@ def failed(stderr: str) -> Completed:
     return Completed(rc=1, stdout="", stderr=stderr + "\n", elapsed=0.01)
 
 
-def spoiled(done: Completed, fault: Fault | None) -> Completed:
+def spoiled(answer: Completed, fault: Fault | None) -> Completed:
     if fault is Fault.EMPTY:
         return done("")
     if fault is Fault.GARBAGE:
         return done("*** system maintenance tonight ***\n")
-    if fault is Fault.PARTIAL and done.stdout:
-        return done(done.stdout[: len(done.stdout) * 2 // 3])
-    if fault is Fault.CUT and done.stdout.count("\n") > 1:
-        lines = done.stdout.splitlines(keepends=True)
+    if fault is Fault.PARTIAL and answer.stdout:
+        return done(answer.stdout[: len(answer.stdout) * 2 // 3])
+    if fault is Fault.CUT and answer.stdout.count("\n") > 1:
+        lines = answer.stdout.splitlines(keepends=True)
         return done("".join(lines[: len(lines) // 2]))
-    return done
+    return answer
 
 
 def config_text(accounting: bool, min_job_age: float, preempt_mode: str) -> str:

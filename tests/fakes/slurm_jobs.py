@@ -129,6 +129,18 @@ class FakeJob:
             return "SUSPENDED", ""
         return "RUNNING", ""
 
+    def interrupt(self, now: float, end: str, *, requeued: bool) -> bool:
+        """End the running life now, as Slurm does; True when there was one."""
+        index, attempt = self.current(now)
+        if not attempt.start <= now < attempt.end:
+            return False
+        cut = replace(
+            attempt.life, run_s=now - attempt.start, end=end, exit_code=None, requeued=requeued
+        )
+        again = (Life(wait_s=130.0),) if requeued else ()
+        self.plan = replace(self.plan, lives=(*self.plan.lives[:index], cut, *again))
+        return True
+
     def over_since(self, now: float) -> float | None:
         """Since when the job as a whole is over, or None."""
         _, attempt = self.current(now)

@@ -23,6 +23,11 @@ COUNTS = "echo $$ >> starts; exit 0"
 SHOWS_ENVIRONMENT = "env -0 > environment; exit 0"
 
 
+def leaves(result: Path) -> str:
+    """Return what leaves a copy of the file *result* as its result.json and ends well."""
+    return f"cp {result} result.json; exit 0"
+
+
 def trainer(folder: Path, body: str) -> str:
     """Return the path of a stand-in that does *body* in its run folder."""
     path = folder / "stand-in"
