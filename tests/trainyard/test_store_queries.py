@@ -5,83 +5,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import re
-import time
 
 import pytest
 
-from tests.fixtures.samples import DIGEST, ODD_TEXT, make_result, make_run, make_spec, make_study
-from trainer.contract import Check, Metric, Phase, Status
-from trainyard.errors import ConfigurationError
-from trainyard.store import EnvironmentCheck
-from trainyard.store.__main__ import main
+from tests.fixtures.nights import NIGHT_2, STRONG_2
+from tests.fixtures.samples import ODD_TEXT
 from trainyard.store.files import SQL_DIR, column_types, queries
-
-STRONG_1 = make_spec(name="strong-n1", ranks=1, global_batch=32)
-STRONG_2 = make_spec(name="strong-n2")
-NIGHT_1, NIGHT_2 = "2026-11-21T02:00:00.000000+00:00", "2026-11-22T02:00:00.000000+00:00"
-
-
-def measured(run_id, rate, spec=STRONG_2, **changes):
-    """A run without flags, so that it may be compared."""
-    metrics = (
-        () if rate is None else (Metric(name="images_per_second", value=rate, unit="image/s"),)
-    )
-    result = make_result(run_id, spec, metrics=metrics, flags=(), flag_details=())
-    return make_run(run_id, spec=spec, result=result, **changes)
-
-
-@pytest.fixture
-def filled(store):
-    """Two nights of one suite, another suite, a run of its own, data sets and two verifications."""
-    store.save_study(make_study("night-1", created_at=NIGHT_1, status="completed"))
-    store.save_study(
-        make_study("night-2", created_at=NIGHT_2, status="completed", report_uri="s3://r")
-    )
-    store.save_study(make_study("later", created_at="2026-11-23T02:00:00Z", status="failed"))
-    store.save_study(make_study("other", suite="other", created_at="2026-11-24T02:00:00Z"))
-    for number, rate in enumerate((300.0, 100.0, 200.0, 1000.0)):
-        store.save_run(measured(f"a{number}", rate, study_id="night-1", repeat=number))
-    store.save_run(measured("a-slow", 50.0, STRONG_1, study_id="night-1"))
-    store.save_run(measured("a-none", None, study_id="night-1", repeat=7))
-    store.save_run(measured("a-nan", math.nan, study_id="night-1", repeat=8))
-    store.save_run(measured("a-inf", math.inf, study_id="night-1", repeat=9))
-    store.save_run(make_run("b-flagged", study_id="night-2", repeat=2, mlflow_run_id="m-b"))
-    store.save_run(measured("b-good", 250.0, study_id="night-2", repeat=1))
-    lost = make_run("b-lost", spec=STRONG_1, study_id="night-2", status="lost", result=None)
-    store.save_run(dataclasses.replace(lost, ended_at=None, reason=ODD_TEXT, exit_code=None))
-    broken = make_result(
-        "alone", status=Status.FAILED, phase=Phase.TRAIN,
-        sanity=(Check(name="loss_finite", passed=False, detail="nan"),),
-    )  # fmt: skip
-    store.save_run(
-        make_run("alone", study_id="", status="failed", result=broken, dag_id="train", map_index=-1)
-    )
-    store.save_run(make_run("busy", study_id="", status="running", result=None, dag_run_id="x"))
-    for digest, day in ((DIGEST, "21"), ("cd" * 32, "22")):
-        store.save_dataset(manifest(digest, f"2026-11-{day}T01:00:00Z"))
-    store.save_environment_checks([environment("old", "2026-11-21T00:00:00Z", "failed")])
-    store.save_environment_checks(
-        [environment(name, "2026-11-22T01:00:00+01:00", "passed") for name in ("memory", "cores")]
-    )
-    store.save_environment_checks([environment("else", "2026-11-25T00:00:00Z", site="cluster")])
-    return store
-
-
-def manifest(digest, retrieved_at):
-    return {
-        "name": "digits", "digest": digest, "size_bytes": 5, "source": "u", "licence": "l",
-        "retrieved_at": retrieved_at, "bucket": "b", "object_key": f"k/{digest}", "counts": [1],
-    }  # fmt: skip
-
-
-def environment(name, checked_at, verdict="passed", site="laptop"):
-    return EnvironmentCheck(
-        site=site, checked_at=checked_at, name=name, measured="m", requirement="r", verdict=verdict
-    )
 
 
 def values(rows, *names):
@@ -299,92 +231,14 @@ def test_every_question_is_tested():
 
 
 @pytest.mark.parametrize("name", sorted(ANSWERS))
-def test_the_answer(filled, name):
-    ANSWERS[name](filled)
+def test_the_answer(filled_store, name):
+    ANSWERS[name](filled_store)
 
 
 def test_every_question_says_what_it_answers():
     for name, query in queries().items():
         assert query.question[0].isupper(), name
         assert "?" in query.question, name
-
-
-# frames
-
-
-def test_a_frame_has_the_same_types_full_and_empty(filled):
-    full = filled.frame("study_runs", study_id="night-1")
-    empty = filled.frame("study_runs", study_id="no such")
-    mixed = filled.frame("study_runs", study_id="night-2")
-    assert len(full) == 8
-    assert len(empty) == 0
-    assert list(full.columns) == list(empty.columns)
-    kinds = {"DOUBLE PRECISION": "float64", "BIGINT": "int64", "BOOLEAN": "bool", "TEXT": "object"}
-    expected = {name: kinds[column_types()[name]] for name in full.columns}
-    assert full.dtypes.astype(str).to_dict() == expected
-    assert empty.dtypes.astype(str).to_dict() == expected
-    assert mixed["cores_usable"].dtype == "float64", "one is missing"
-    assert math.isnan(mixed["cores_usable"][0])
-    assert mixed["git_dirty"].tolist() == [None, True, True]
-    assert full["images_per_second"].isna().sum() == 2
-
-
-@pytest.mark.slow
-def test_ten_thousand_runs_are_one_quick_frame(store):
-    """A sanity bound, far above what is needed, so that a slow machine cannot fail it by chance."""
-    store.save_study(make_study())
-    template = measured("run-0", 100.0)
-    with store.engine.transaction():
-        from trainyard.store import records, write
-
-        columns = records.run_columns(template)
-        rows = [columns | {"run_id": f"run-{i}", "repeat": i} for i in range(10_000)]
-        store.engine.fetch_many(write.insert("runs", columns), rows)
-    began = time.monotonic()
-    frame = store.frame("study_runs", study_id="study-1")
-    took = time.monotonic() - began
-    print(f"{store.engine.kind}: 10,000 runs in {took:.2f} s")
-    assert len(frame) == 10_000
-    assert took < 10
-
-
-# asking wrongly, and from a shell
-
-
-def test_an_unknown_question_lists_the_known_ones(store):
-    with pytest.raises(ConfigurationError, match=r"'runs' is unknown; choose from .*study_runs"):
-        store.query("runs")
-
-
-def test_wrong_parameters_are_told(store):
-    with pytest.raises(ConfigurationError, match="takes study_id; given study"):
-        store.frame("study_runs", study="a")
-
-
-def test_the_shell_asks_the_same_questions(filled, results_url, capsys):
-    assert main(["query", "run_metrics", "run_id=b-flagged", "--url", results_url]) == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert lines[0]["value"] == 812.5
-    assert lines[2] == {"idx": 2, "name": "train_loss", "value": "nan", "unit": "1"}
-    assert main(["query", "studies_recent", "limit=1", "--url", results_url]) == 0
-    assert json.loads(capsys.readouterr().out)["study_id"] == "other"
-    assert main(["migrate", results_url]) == 0
-    assert capsys.readouterr().out == "nothing to do\n"
-    assert main(["queries"]) == 0
-    assert "study(study_id): What is this study" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("words", "complaint"),
-    [
-        pytest.param(["nonsense"], "query 'nonsense' is unknown", id="question"),
-        pytest.param(["study", "night-1"], "write NAME=VALUE", id="no-name"),
-        pytest.param(["studies_recent", "limit=ten"], "must be a whole number", id="no-number"),
-    ],
-)
-def test_the_shell_tells_what_is_wrong(results_url, capsys, words, complaint):
-    assert main(["query", *words, "--url", results_url]) == 1
-    assert complaint in capsys.readouterr().err
 
 
 def test_the_documentation_lists_every_question_and_column_as_they_are():

@@ -20,12 +20,15 @@ TAIL_BYTES = 64 * 2**10
 def artifacts_of(row: RunRow, folder: Path | None) -> Iterator[tuple[str, bytes | Path]]:
     """Yield name and content of every artifact of *row*; everything else is in the object store.
 
-    The spec comes from the row. A file above 8 MiB is left out, of a log only the last 64 KiB go.
+    The spec comes from the row, and without a folder the result and the log's tail too. A file
+    above 8 MiB is left out, of a log only the last 64 KiB go.
     """
     yield "spec.json", dumps(row.spec).encode()
     if folder is None or not folder.is_dir():
         if row.result is not None:
             yield "result.json", dumps(row.result).encode()
+        if row.log_tail:
+            yield "log.tail.log", row.log_tail.encode()
         return
     paths = RunPaths(root=folder.parent, run_id=folder.name)
     for path in (paths.result, paths.epochs_csv, paths.script):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from trainer.contract import Metric
 from trainyard.errors import UnavailableError
 from trainyard.lineage import mapping
 from trainyard.lineage.artifacts import artifacts_of
-from trainyard.lineage.client import Json, MissingError, ReplacedError, TrackingClient
+from trainyard.lineage.client import CollisionError, Json, MissingError, TrackingClient
 from trainyard.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+_PAUSES = (0.1, 0.2, 0.5, 1.0)
 _BORN = "trainyard.recorded_at"
 _STUDIES_LOOKED_AT = 200  # newest first: an outage is noticed long before that many studies end
 
@@ -45,7 +49,7 @@ def record_study_start(settings: Settings, row: StudyRow, *, dag_id: str = "") -
     record it later.
     """
     with _server(settings, f"study {row.study_id}") as client:
-        return _study(client, settings, row, dag_id)[0]
+        return _settled(lambda: _study(client, settings, row, dag_id))[0]
 
 
 def record_run(settings: Settings, row: RunRow, artifacts_folder: Path | None) -> MlflowRef:
@@ -57,10 +61,7 @@ def record_run(settings: Settings, row: RunRow, artifacts_folder: Path | None) -
     ``UnavailableError`` saying how to record it later.
     """
     with _server(settings, f"run {row.run_id}") as client:
-        try:
-            return _record_run(client, settings, row, artifacts_folder)
-        except ReplacedError:  # another task made the same run a moment earlier: fill in that one
-            return _record_run(client, settings, row, artifacts_folder)
+        return _settled(lambda: _record_run(client, settings, row, artifacts_folder))
 
 
 def _record_run(
@@ -102,7 +103,7 @@ def record_study_end(
     saying how to record it later.
     """
     with _server(settings, f"study {row.study_id}") as client:
-        ref, run = _study(client, settings, row, dag_id)
+        ref, run = _settled(lambda: _study(client, settings, row, dag_id))
         at = mapping.moment_ms(row.ended_at or row.created_at) or 0
         client.log(
             ref.run_id,
@@ -158,6 +159,17 @@ def _replay_study(settings: Settings, store: Store, study: StudyRow) -> None:
         study, mlflow_experiment_id=ref.experiment_id, mlflow_run_id=ref.run_id, mlflow_url=ref.url
     )
     store.save_study(linked)
+
+
+def _settled(work: Callable[[], T]) -> T:
+    """Do *work* again while another task does the same at the same moment; it is repeatable."""
+    for pause_s in _PAUSES:
+        try:
+            return work()
+        except CollisionError as error:
+            log.info("Recording again: %s", error)
+            time.sleep(random.uniform(pause_s, 2 * pause_s))  # noqa: S311  # parts the contenders
+    return work()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from trainer.contract import RunResult, RunSpec, WindowKind, decode, encode, loads
+from trainer.contract import RunResult, RunSpec, Window, WindowKind, decode, encode, loads
 from trainyard.store.rows import EnvironmentCheck, RunRow, StudyRow, moment, precedence, text
 
 Columns = dict[str, Any]
@@ -110,19 +110,7 @@ def run_children(row: RunRow) -> dict[str, list[Columns]]:
     details = [*result.flag_details, *[""] * len(result.flags)]
     made: dict[str, list[Columns]] = {
         "run_metrics": [encode(metric) | {"value": metric.value} for metric in result.metrics],
-        "run_windows": [
-            {
-                "place": place,
-                "kind": window.kind.value,
-                "idx": window.index,
-                "steps": window.steps,
-                "images": window.images,
-                "seconds": max(window.seconds_by_rank, default=math.nan),
-                "seconds_by_rank": json_text(window.seconds_by_rank),
-                "foreign_load": window.foreign_load,
-            }
-            for place, window in enumerate(result.windows)
-        ],
+        "run_windows": [_window(place, one) for place, one in enumerate(result.windows)],
         "run_epochs": [
             {f.name: getattr(epoch, f.name) for f in fields(epoch) if f.name != "index"}
             | {"idx": epoch.index}
@@ -142,6 +130,19 @@ def run_children(row: RunRow) -> dict[str, list[Columns]]:
             {"run_id": row.run_id, "idx": place} | columns for place, columns in enumerate(rows)
         ]
         for table, rows in made.items()
+    }
+
+
+def _window(place: int, window: Window) -> Columns:
+    return {
+        "place": place,
+        "kind": window.kind.value,
+        "idx": window.index,
+        "steps": window.steps,
+        "images": window.images,
+        "seconds": max(window.seconds_by_rank, default=math.nan),
+        "seconds_by_rank": json_text(window.seconds_by_rank),
+        "foreign_load": window.foreign_load,
     }
 
 
