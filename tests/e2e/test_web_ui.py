@@ -12,9 +12,16 @@ def test_the_trigger_form_shows_sections_choices_and_units(page, stack):
     page.get_by_role("button", name="Trigger").first.click()
     dialog = page.get_by_role("dialog")
     dialog.wait_for()
-    text = dialog.inner_text()
-    for label in ("Site", "Data set", "Preset"):
-        assert label in text
+    fields = {
+        "Where": ("Site",),
+        "What": ("Data set", "Network"),
+        "How much": ("Preset", "Repeats"),
+        "Training": ("Precision", "Learning rate"),
+    }
+    for section, labels in fields.items():
+        dialog.get_by_role("button", name=section, exact=True).click()
+        for label in labels:
+            dialog.get_by_text(label, exact=False).first.wait_for(timeout=5000)
 
 
 def test_a_check_of_the_machine_is_triggered_from_the_browser(page, stack):
