@@ -10,6 +10,7 @@ import pytest
 from tests.fixtures.datasets import tiny
 from tests.fixtures.settings import make_settings
 from trainyard.datasets import choices, find
+from trainyard.datasets.archive import Limits
 from trainyard.datasets.catalogue import CIFAR10, DIGITS, Format
 from trainyard.datasets.download import Patience, obtain
 from trainyard.errors import ConfigurationError, DatasetError
@@ -112,3 +113,25 @@ def test_a_package_without_the_file_is_named(tmp_path):
     source = tiny().source("package://sklearn/no/such.gz")
     with pytest.raises(DatasetError, match=r"no/such\.gz, which is no file"):
         obtain(source, tmp_path, ignore_progress, Patience())
+
+
+def documented():
+    return (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+
+
+def test_the_catalogue_file_of_the_documentation_works(tmp_path):
+    example = documented().partition("```toml\n")[2].partition("```")[0]
+    placeholder = "…64 hex digits, as sha256sum prints them…"
+    assert placeholder in example
+    settings = settings_with(tmp_path, example.replace(placeholder, "a" * 64))
+    assert choices(settings) == ("cifar10", "digits", "street_signs")
+    assert find("street_signs", settings).classes == ("stop", "yield")
+
+
+def test_every_data_set_and_limit_is_documented():
+    text = documented()
+    for name in (*choices(), "synthetic"):
+        assert f"| `{name}` |" in text
+    limits = Limits(total_bytes=1)
+    assert f"more than {limits.members:,} members" in text
+    assert f"than {limits.ratio:.0f} bytes out per byte in" in " ".join(text.split())
