@@ -114,7 +114,9 @@ class Finished:
 
     @property
     def events(self) -> list[dict]:
-        return [json.loads(line) for line in (self.run_dir / "metrics.jsonl").open()]
+        return [
+            json.loads(line) for line in (self.run_dir / "metrics.jsonl").read_text().splitlines()
+        ]
 
     def metric(self, name: str) -> float:
         value = self.result.metric(name)

@@ -1,6 +1,7 @@
 """The mathematics of a step: exact gradients for any division of a batch, and true determinism."""
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -138,7 +139,7 @@ def test_learning_rate_rises_then_falls_to_nearly_zero():
     assert rates[0] == pytest.approx(0.2 / 15)
     assert rates[-1] < 0.005
     assert all(rate > 0 for rate in rates)
-    assert all(a >= b for a, b in zip(rates[15:], rates[16:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[15:]))
     assert learning_rate(spec, 0, 1) == pytest.approx(0.2)
 
 
