@@ -74,15 +74,18 @@ def running_stack(
         env = airflow_environment(paths, ports, keys) | dict(extra or {})
         _write_environment(paths, env)
         services = Services(paths)
-        try:
-            yield _start(paths, ports, keys, services, env)
-        finally:
-            services.stop()
+        url = f"http://127.0.0.1:{ports.airflow}"
+        with AirflowApi(url, "admin", keys.admin_password) as api:
+            stack = Stack(paths=paths, ports=ports, secrets=keys, services=services, api=api)
+            try:
+                _start(stack, env)
+                yield stack
+            finally:
+                services.stop()
 
 
-def _start(
-    paths: StackPaths, ports: Ports, keys: Secrets, services: Services, env: dict[str, str]
-) -> Stack:
+def _start(stack: Stack, env: dict[str, str]) -> None:
+    paths, ports, keys, services = stack.paths, stack.ports, stack.secrets, stack.services
     services.start(_s3(paths, ports, keys))
     _make_buckets(paths, services, ports)
     services.start(_mlflow(paths, ports, keys))
@@ -90,12 +93,10 @@ def _start(
     for part in _AIRFLOW_PARTS:
         argv = [executable("airflow"), part]
         services.start(Service(name=f"airflow-{part}", argv=argv, env=env))
-    api = AirflowApi(f"http://127.0.0.1:{ports.airflow}", "admin", keys.admin_password)
-    services.wait_until(api.healthy, "Airflow", 180)
-    _make_pools(api)
+    services.wait_until(stack.api.healthy, "Airflow", 180)
+    _make_pools(stack.api)
     health = f"http://127.0.0.1:{ports.mlflow}/health"
     services.wait_until(lambda: answers(health), "MLflow", 180)
-    return Stack(paths=paths, ports=ports, secrets=keys, services=services, api=api)
 
 
 @contextmanager
