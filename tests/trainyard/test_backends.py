@@ -296,10 +296,11 @@ class TestIdentity:
         seen = run.observe()
         assert seen.state is State.UNKNOWN
         assert not seen.state.is_over
-        with pytest.raises(UnavailableError, match="elsewhere"):
-            run.backend.cancel(run.paths, why="test")
         folder.write_once(run.paths.exit_code, "0\n")
         assert run.observe().state is State.EXITED, "the exit code is evidence from anywhere"
+        run.paths.exit_code.unlink()
+        with pytest.raises(UnavailableError, match="elsewhere"):
+            run.backend.cancel(run.paths, why="test")
 
     def test_a_broken_identity_is_named(self, runs):
         run = runs(trainers.OK)
@@ -377,8 +378,13 @@ class TestCancel:
         assert (seen.state, seen.exit_code) == (State.EXITED, 0)
         assert not run.paths.cancelled.exists()
 
+    def test_a_clean_exit_after_the_request_without_a_result_is_cancelled(self, runs):
+        run = runs("trap 'exit 0' TERM; sleep 60 & wait")
+        run.start()
+        assert run.backend.cancel(run.paths, why="test").state is State.CANCELLED
+
     def test_a_request_that_came_after_the_clean_end_does_not_undo_it(self, runs):
-        run = runs(trainers.OK)
+        run = runs("touch result.json; exit 0")
         run.start()
         run.until(State.EXITED)
         folder.request_end(run.paths, "a moment too late")

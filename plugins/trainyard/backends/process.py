@@ -88,7 +88,8 @@ def _ended(paths: RunPaths, identity: ProcessIdentity | None) -> Observation | N
     if not reported:
         return None
     request = folder.cancelled(paths)
-    by_request = request is not None and code != 0
+    # What was asked to end may end with 0; only a run that had its result by then has completed.
+    by_request = request is not None and not (code == 0 and paths.result.exists())
     return Observation(
         state=State.CANCELLED if by_request else State.EXITED,
         exit_code=code,
