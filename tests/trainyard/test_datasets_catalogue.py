@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,3 +137,14 @@ def test_every_data_set_and_limit_is_documented():
     limits = Limits(total_bytes=1)
     assert f"more than {limits.members:,} members" in text
     assert f"than {limits.ratio:.0f} bytes out per byte in" in " ".join(text.split())
+
+
+def test_importing_the_package_loads_no_network_or_array_library():
+    """DAG files import it for the choices in their forms, at every parse."""
+    text = (
+        "import sys, trainyard.datasets\n"
+        "print(sorted({'numpy', 'urllib3', 'minio'} & set(sys.modules)))\n"
+    )
+    argv = [sys.executable, "-c", text]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

@@ -22,11 +22,11 @@ from trainyard.files import (
     sha256_of,
     write_atomically,
 )
-from trainyard.objectstore import ObjectStore
 
 if TYPE_CHECKING:
     from trainyard.datasets.formats import Expected
     from trainyard.datasets.manifest import Manifest
+    from trainyard.objectstore import ObjectStore
     from trainyard.settings import Settings
 
 DESCRIPTION = "dataset.json"
@@ -46,6 +46,8 @@ def prepare(
     when the store does not answer or the disk is full, ``DatasetError`` when the stored archive
     is damaged or hostile; then no folder appears.
     """
+    from trainyard.objectstore import ObjectStore
+
     final = data_dir / manifest.digest
     if _sound(final, manifest):
         return final

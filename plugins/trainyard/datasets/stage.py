@@ -2,6 +2,8 @@
 
 Order matters: the archive is verified before anything reads inside it, inspected before it is
 stored, stored before its manifest. Whatever breaks, no manifest names a missing or wrong object.
+
+Network and array libraries are imported by the functions that use them: DAG files import this.
 """
 
 from __future__ import annotations
@@ -15,14 +17,14 @@ from typing import TYPE_CHECKING
 
 from trainer.contract import ContractError, decode, encode
 from trainyard.datasets.catalogue import DatasetSource, find
-from trainyard.datasets.download import Patience, discard, obtain
 from trainyard.datasets.manifest import Manifest, archive_key, manifest_key
 from trainyard.errors import DatasetError
 from trainyard.files import Progress, ignore_progress, need_room, one_at_a_time
-from trainyard.objectstore import ObjectStore
 
 if TYPE_CHECKING:
+    from trainyard.datasets.download import Patience
     from trainyard.datasets.quality import Inspection
+    from trainyard.objectstore import ObjectStore
     from trainyard.settings import Settings
 
 
@@ -50,6 +52,9 @@ def fetch(
     ``UnavailableError`` when source or store do not answer or a disk is full (run it again: it
     resumes); ``DatasetError`` when the data are not what the publisher says.
     """
+    from trainyard.datasets.download import Patience
+    from trainyard.objectstore import ObjectStore
+
     source = find(name, settings)
     store = ObjectStore(settings)
     found = _staged(source, store)
@@ -68,6 +73,8 @@ def fetch(
 
 def staged(name: str, *, settings: Settings) -> Manifest | None:
     """Return the manifest of data set *name* when it is staged and its archive is there."""
+    from trainyard.objectstore import ObjectStore
+
     return _staged(find(name, settings), ObjectStore(settings))
 
 
@@ -95,6 +102,8 @@ def _stage(
     progress: Progress,
     patience: Patience,
 ) -> Manifest:
+    from trainyard.datasets.download import discard, obtain
+
     key = archive_key(source.sha256)
     info = store.stat(key)
     there = info is not None and info.size_bytes == source.size_bytes
