@@ -96,8 +96,8 @@ class Loop:
         self.readings: list[Reading] = []
         self.time_to_first_step_s = 0.0
 
-    def run(self, batches: Iterator[Batch]) -> None:
-        """Train to the end on *batches*, which hold this rank's micro steps from here on.
+    def run(self, batches: Iterator[Batch]) -> Iterator[Segment]:
+        """Train to the end on *batches*, this rank's micro steps from here on; yield at borders.
 
         Raises ``LossError``, on all ranks alike, at the first border where the loss is no number.
         """
@@ -112,6 +112,7 @@ class Loop:
             self._segment(part, counted)
             progress.train_seconds = already + time.perf_counter() - begin
             self._checkpoint_if_due(part)
+            yield part
 
     def _untimed_phase(self, part: Segment) -> Phase:
         warm = part.first == (self._progress.resumed_at or 0) and self._spec.warmup_steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from trainer.checkpoint import Checkpoints
 from trainer.checks import verdicts
 from trainer.clock import Stopwatch
 from trainer.contract import Phase, RunResult, RunSpec, Status
-from trainer.data import BatchReader, Data, load, loader
+from trainer.data import Batch, BatchReader, Data, load, loader
 from trainer.group import Group, choose_device
 from trainer.journal import Journal
 from trainer.load import Signals, process_age
@@ -38,8 +39,7 @@ def execute(spec: RunSpec, journal: Journal, data_folder: Path | None) -> RunRes
     _describe_machines(journal, group)
     journal.enter(Phase.DATA)
     data = load(spec, data_folder)
-    run = _Run(spec, journal, group, data)
-    result = run.execute()
+    result = Run(spec, journal, group, data).execute()
     group.close()
     return result
 
@@ -64,10 +64,11 @@ def _describe_machines(journal: Journal, group: Group) -> None:
     journal.machines = tuple(found for found in group.objects(mine) if found is not None)
 
 
-class _Run:
+class Run:
     """The parts of one run, made once, used by the phases."""
 
     def __init__(self, spec: RunSpec, journal: Journal, group: Group, data: Data) -> None:
+        """Build the network from the seed and everything that trains it."""
         self.spec, self.journal, self.group, self.data = spec, journal, group, data
         network = model.build(spec.model, data.channels, data.classes, spec.seed)
         self.parameters = model.parameter_count(network)
@@ -119,27 +120,35 @@ class _Run:
         return dataclasses.replace(self._result(loop, totals), sanity=checks, parameter_hash=digest)
 
     def _train(self) -> Loop:
-        spec, group, progress = self.spec, self.group, self.progress
-        loop = Loop(
-            spec,
+        loop, batches = self.loop(), self.batches()
+        self.setup_s = process_age()
+        for _ in loop.run(batches):
+            pass
+        return loop
+
+    def loop(self) -> Loop:
+        """Return the training loop of this run, at its present step."""
+        return Loop(
+            self.spec,
             self.plan,
             self.stepper,
-            group,
+            self.group,
             self.journal,
-            progress,
+            self.progress,
             self.stopwatch,
             self.checkpoints,
         )
+
+    def batches(self) -> Iterator[Batch]:
+        """Return this rank's micro steps from the present step to the planned end."""
+        spec, group = self.spec, self.group
         steps = MicroSteps(
             plan=self.plan,
             rank=group.place.rank,
-            first=progress.step,
+            first=self.progress.step,
             last=planned_steps(spec, self.plan),
         )
-        batches = iter(loader(self.reader, steps, spec, controls.pin_memory(spec, group)))
-        self.setup_s = process_age()
-        loop.run(batches)
-        return loop
+        return iter(loader(self.reader, steps, spec, controls.pin_memory(spec, group)))
 
     def _totals(
         self, loop: Loop, memory: float, accuracy: float | None, loss: float | None
