@@ -272,7 +272,7 @@ def report(url: str, folder: Path) -> dict[str, float]:
     """Make the report as the pipeline does; return seconds by part."""
     began = time.perf_counter()
     from trainyard.analysis import StudyData
-    from trainyard.report.build import build
+    from trainyard.report import build
 
     imported = time.perf_counter()
     with open_store(url) as store:

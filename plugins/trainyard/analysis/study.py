@@ -92,6 +92,11 @@ EPOCH_NUMBER = [
 ]
 CHECK_TEXT = ["run_id", "name", "detail"]
 CHECK_BOOL = ["passed"]
+# One order whatever the database returns: the same data give the same report, bit for bit.
+RUN_ORDER = ["started_at", "run_id"]
+WINDOW_ORDER = ["run_id", "kind", "idx"]
+EPOCH_ORDER = ["run_id", "idx"]
+CHECK_ORDER = ["run_id", "name"]
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -248,10 +253,10 @@ class StudyData:
         """Return the study with every frame complete and typed; missing frames become empty."""
         return cls(
             study=StudyRecord.from_row(study),
-            runs=_typed(runs, text=RUN_TEXT, number=RUN_NUMBER, boolean=RUN_BOOL),
-            windows=_typed(windows, text=WINDOW_TEXT, number=WINDOW_NUMBER),
-            epochs=_typed(epochs, text=EPOCH_TEXT, number=EPOCH_NUMBER),
-            checks=_typed(checks, text=CHECK_TEXT, boolean=CHECK_BOOL),
+            runs=_typed(runs, RUN_ORDER, text=RUN_TEXT, number=RUN_NUMBER, boolean=RUN_BOOL),
+            windows=_typed(windows, WINDOW_ORDER, text=WINDOW_TEXT, number=WINDOW_NUMBER),
+            epochs=_typed(epochs, EPOCH_ORDER, text=EPOCH_TEXT, number=EPOCH_NUMBER),
+            checks=_typed(checks, CHECK_ORDER, text=CHECK_TEXT, boolean=CHECK_BOOL),
             environment=tuple(EnvironmentCheck.from_row(row) for row in environment),
             dataset=DatasetFacts.from_row(dataset) if dataset else None,
         )
@@ -260,7 +265,16 @@ class StudyData:
 def _known(cls: type[Any], row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of *row* that are scalar fields of *cls* and not NULL."""
     names = {item.name for item in fields(cls)} - {"quality"}
-    return {key: value for key, value in row.items() if key in names and value is not None}
+    return {
+        key: _text(value) if isinstance(value, str) else value
+        for key, value in row.items()
+        if key in names and value is not None
+    }
+
+
+def _text(value: object) -> str:
+    """Return *value* as text that UTF-8 can hold; half a surrogate pair becomes ``?``."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def _counts(counts: Any) -> dict[str, int]:
@@ -285,18 +299,19 @@ def texts_of(value: str) -> tuple[str, ...]:
     """Return the texts of a JSON list; anything else becomes one text, nothing becomes none."""
     decoded = _decoded(value)
     if isinstance(decoded, list):
-        return tuple(str(item) for item in decoded)
+        return tuple(_text(item) for item in decoded)
     return (value,) if value else ()
 
 
 def _typed(
     frame: pd.DataFrame | None,
+    order: list[str],
     *,
     text: Iterable[str],
     number: Iterable[str] = (),
     boolean: Iterable[str] = (),
 ) -> pd.DataFrame:
-    """Return *frame* with exactly typed columns: object text, float64, bool."""
+    """Return *frame* in *order* with exactly typed columns: object text, float64, bool."""
     import numpy as np
     import pandas as pd
 
@@ -304,8 +319,9 @@ def _typed(
     made: dict[str, Any] = {}
     for name in text:
         column = given[name] if name in given else pd.Series("", index=given.index)
-        whole = column.astype(object)
-        made[name] = whole.where(whole.notna(), "").astype(str).astype(object)
+        objects = column.astype(object)
+        texts = [_text(value) for value in objects.where(objects.notna(), "")]
+        made[name] = pd.Series(texts, index=given.index, dtype=object)
     for name in number:
         column = given[name] if name in given else pd.Series(np.nan, index=given.index)
         numbers = pd.to_numeric(column, errors="coerce").astype("float64")
@@ -313,4 +329,5 @@ def _typed(
     for name in boolean:
         column = given[name] if name in given else pd.Series(0, index=given.index)
         made[name] = pd.to_numeric(column, errors="coerce").fillna(0).astype(bool)
-    return pd.DataFrame(made, index=given.index).reset_index(drop=True)
+    whole = pd.DataFrame(made, index=given.index)
+    return whole.sort_values(order, kind="stable", ignore_index=True)

@@ -85,7 +85,6 @@ def drift_of(runs: pd.DataFrame) -> Drift | None:
     timed = runs[runs["sane"] & (runs["step_time_s"] > 0) & (runs["started_at"] != "")]
     if len(timed) < LEAST_FOR_DRIFT:
         return None
-    timed = timed.sort_values(["started_at", "run_id"])
     middle = timed.groupby("config_id")["step_time_s"].transform("median")
     relative = (timed["step_time_s"] / middle).to_numpy()
     n = relative.size

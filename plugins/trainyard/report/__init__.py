@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from trainyard.report.build import ReportFiles, build
+from trainyard.report.assemble import ReportFiles, build
 
 __all__ = ["ReportFiles", "build"]

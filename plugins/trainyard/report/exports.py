@@ -88,7 +88,7 @@ def tables_of(data: StudyData, analysis: Analysis) -> dict[str, pd.DataFrame]:
             ]
         ),
         "fits": pd.DataFrame([row for curve in analysis.curves for row in _fits(curve)]),
-        "runs": runs.sort_values(["started_at", "run_id"]),
+        "runs": runs,
     }
 
 

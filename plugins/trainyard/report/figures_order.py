@@ -28,7 +28,6 @@ def order_figure(data: StudyData, analysis: Analysis) -> Figure | None:
     runs = data.runs[data.runs["sane"] & (data.runs["step_time_s"] > 0)]
     if runs.empty:
         return None
-    runs = runs.sort_values(["started_at", "run_id"])
     middle = runs.groupby("config_id")["step_time_s"].transform("median")
     between = pd.DataFrame(
         {

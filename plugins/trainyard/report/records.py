@@ -25,7 +25,7 @@ _TONES: dict[str, Tone] = {"passed": "good", "failed": "bad", "warning": "warn",
 
 def failure_blocks(data: StudyData) -> list[Block]:
     """Return the failed runs with phase, reason and the tails of their logs, or a sentence."""
-    failed = data.runs[~data.runs["sane"]].sort_values(["started_at", "run_id"])
+    failed = data.runs[~data.runs["sane"]]
     if failed.empty:
         return [Paragraph(text="Every recorded run completed and passed its sanity checks.")]
     broken = data.checks[~data.checks["passed"]]
@@ -71,7 +71,7 @@ def _ranked(ranks: float) -> str:
 
 def runs_table(data: StudyData, analysis: Analysis) -> Table:
     """Return the runs in order of their start; the CSV beside it has them all."""
-    ordered = data.runs.sort_values(["started_at", "run_id"])
+    ordered = data.runs
     rows = []
     reasons = analysis.excluded[ordered.index]
     for run, reason in zip(ordered.head(MOST_RUNS).to_dict("records"), reasons, strict=False):
