@@ -58,11 +58,15 @@ def download(
                 )
     if hashed.hexdigest() != sha256:
         path.unlink()
-        raise DatasetError(
-            f"object {key}: SHA-256 is {hashed.hexdigest()}, expected {sha256}: the stored object "
-            "or the transfer is damaged. The copy was removed; remove the object from the bucket "
-            "and fetch the data set again if it happens twice"
-        )
+        raise _damaged(key, hashed.hexdigest(), sha256)
+
+
+def _damaged(key: str, found: str, expected: str) -> DatasetError:
+    return DatasetError(
+        f"object {key}: SHA-256 is {found}, expected {expected}: the stored object or the transfer "
+        "is damaged. The copy was removed; remove the object from the bucket and fetch the data "
+        "set again if it happens twice"
+    )
 
 
 def _prefix(path: Path, size_bytes: int) -> Any:
