@@ -14,18 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainyard.local.slurm.cluster import Cluster
+from trainyard.slurm import parse
+from trainyard.slurm.client import QUERY_ENVIRONMENT
+from trainyard.slurm.records import JobRecord
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "slurm"
 ACCEPT = "TRAINYARD_ACCEPT=1 pytest tests/trainyard/slurm/test_real_cluster*.py"
 
-# One line per job or array element; the reason comes last, since it may hold any character.
-SQUEUE = ("squeue", "--noheader", "--states=all", "--format=%i|%F|%K|%j|%t|%T|%V|%S|%M|%N|%k|%r")
+# The engine's own commands and formats, so that its parsers can read the copies.
+SQUEUE = ("squeue", "--noheader", "--states=all", f"--format={parse.SQUEUE_FORMAT}")
 SCONTROL = ("scontrol", "--oneliner", "show", "job")
-SACCT = (
-    "sacct", "--duplicates", "--noheader", "--parsable2",
-    "--format=JobID,JobIDRaw,JobName,State,ExitCode,DerivedExitCode,Submit,Start,End,ElapsedRaw,"
-    "CPUTimeRAW,TotalCPU,MaxRSS,NodeList,AllocTRES,ConsumedEnergyRaw,Comment,Reason",
+_SACCT = (
+    "sacct", "--noheader", "--parsable", f"--delimiter={parse.FIELD}", "--duplicates",
+    "--starttime=now-2days",
 )  # fmt: skip
+SACCT = (*_SACCT, "--allocations", f"--format={','.join(parse.SACCT_FIELDS)}")
+USAGE = (*_SACCT, f"--format={','.join(parse.USAGE_FIELDS)}")
+COMMANDS = ("squeue", "scontrol", "sacct", "usage")
 
 
 @dataclass(frozen=True)
@@ -39,34 +44,41 @@ class Answer:
 
 @dataclass(frozen=True)
 class Observation:
-    """The three answers about one job at one moment."""
+    """The answers about one job at one moment, as printed; read by the engine's parsers."""
 
     squeue: Answer
     scontrol: Answer
     sacct: Answer
+    usage: Answer
+
+    @property
+    def listed(self) -> list[JobRecord]:
+        """What squeue lists."""
+        return parse.squeue(self.squeue.stdout)
 
     @property
     def queued(self) -> str:
         """State as squeue names it, empty when squeue does not list the job."""
-        lines = self.squeue.stdout.splitlines()
-        return lines[0].split("|")[5] if lines else ""
+        return self.listed[0].state if self.listed else ""
 
     @property
     def reason(self) -> str:
         """Reason as squeue prints it."""
-        return self.squeue.stdout.splitlines()[0].split("|", 11)[11]
+        return self.listed[0].reason
+
+    @property
+    def attempts(self) -> list[JobRecord]:
+        """What sacct shows, oldest attempt first."""
+        return parse.sacct(self.sacct.stdout)
 
     @property
     def accounted(self) -> list[str]:
-        """States of the job's attempts as sacct names them, oldest first, steps left out."""
-        rows = [line.split("|") for line in self.sacct.stdout.splitlines()]
-        return [row[3] for row in rows if "." not in row[0]]
+        """States of the attempts as sacct names them."""
+        return [record.state for record in self.attempts]
 
     def field(self, name: str) -> str:
         """Value of ``name=`` in the first line of scontrol's answer."""
-        found = re.search(rf"(?:^| ){re.escape(name)}=(\S*)", self.scontrol.stdout)
-        assert found, f"scontrol printed no {name}: {self.scontrol}"
-        return found[1]
+        return parse.pairs(self.scontrol.stdout.splitlines()[0])[name]
 
 
 def submit(cluster: Cluster, script: str, *options: str) -> str:
@@ -85,11 +97,12 @@ def observe(cluster: Cluster, job: str) -> Observation:
         squeue=_ask(cluster, (*SQUEUE, f"--jobs={job}")),
         scontrol=_ask(cluster, (*SCONTROL, job)),
         sacct=_ask(cluster, (*SACCT, f"--jobs={job}")),
+        usage=_ask(cluster, (*USAGE, f"--jobs={job}")),
     )
 
 
 def _ask(cluster: Cluster, argv: tuple[str, ...]) -> Answer:
-    done = cluster.run(*argv, timeout=60)
+    done = cluster.run(*QUERY_ENVIRONMENT, *argv, timeout=60)
     return Answer(done.returncode, done.stdout, done.stderr)
 
 
@@ -97,21 +110,24 @@ def wait_for(cluster: Cluster, job: str, *states: str, seconds: float = 30) -> O
     """Wait until squeue shows *job* in one of *states*, then observe it."""
     deadline = time.monotonic() + seconds
     while True:
-        answer = _ask(cluster, (*SQUEUE, f"--jobs={job}"))
-        lines = answer.stdout.splitlines()
-        if lines and lines[0].split("|")[5] in states:
+        rows = parse.squeue(_ask(cluster, (*SQUEUE, f"--jobs={job}")).stdout)
+        if rows and rows[0].state in states:
             return observe(cluster, job)
         assert time.monotonic() < deadline, f"{job} not in {states}: {observe(cluster, job)}"
         time.sleep(0.2)
 
 
 def wait_accounted(cluster: Cluster, job: str, state: str, seconds: float = 30) -> Observation:
-    """Wait until sacct shows *state* for the job's newest attempt and its steps have ended."""
+    """Wait until sacct shows *state* and the name for the newest attempt, and its steps ended.
+
+    For a second or so after a short job accounting calls it "allocation".
+    """
     deadline = time.monotonic() + seconds
     while True:
         seen = observe(cluster, job)
-        ended = "RUNNING" not in seen.sacct.stdout
-        if seen.accounted and seen.accounted[-1].startswith(state) and ended:
+        ended = state == "RUNNING" or "RUNNING" not in seen.usage.stdout
+        named = all(record.name != "allocation" for record in seen.attempts)
+        if seen.accounted and seen.accounted[-1] == state and ended and named:
             return seen
         assert time.monotonic() < deadline, f"{job} never accounted {state}: {seen}"
         time.sleep(0.5)
@@ -124,7 +140,7 @@ def keep(cluster: Cluster, case: str, seen: Observation) -> None:
     exit codes do not: a Slurm that prints something else shows here, before it breaks a parser.
     """
     folder = GOLDEN / case
-    for command in ("squeue", "scontrol", "sacct"):
+    for command in COMMANDS:
         answer: Answer = getattr(seen, command)
         text = scrub(cluster, answer.stdout)
         problem = scrub(cluster, answer.stderr)
@@ -149,11 +165,12 @@ def _keep_problem(file: Path, code: int, text: str) -> None:
 
 def shape(command: str, text: str) -> object:
     """Return what must not change between two recordings of one case."""
-    lines = text.splitlines()
     if command == "scontrol":
-        return sorted({k for line in lines for k in re.findall(r"(?:^| )([A-Z][\w/:]*)=", line)})
-    column = {"squeue": 5, "sacct": 3}[command]
-    return sorted({(line.count("|"), line.split("|")[column].split(" ")[0]) for line in lines})
+        return sorted({key for line in text.splitlines() for key in parse.pairs(line)})
+    if command == "usage":
+        return sorted({row.state for row in parse.usage(text)})
+    rows = parse.squeue(text) if command == "squeue" else parse.sacct(text)
+    return sorted({(row.state, row.exit_code, row.exit_signal) for row in rows}, key=str)
 
 
 def scrub(cluster: Cluster, text: str) -> str:
@@ -165,6 +182,7 @@ def scrub(cluster: Cluster, text: str) -> str:
         (f"{config.user}({os.getuid()})", "trainer(1000)"),
         (f"by {os.getuid()}", "by 1000"),
         (f"{config.user}@", "trainer@"),
+        (f"{parse.FIELD}{config.user}{parse.FIELD}", f"{parse.FIELD}trainer{parse.FIELD}"),
     ):
         text = text.replace(old, new)
     text = re.sub(rf"GroupId=\S+\({os.getgid()}\)", "GroupId=trainer(1000)", text)

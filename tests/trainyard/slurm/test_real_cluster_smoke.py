@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
@@ -40,32 +41,20 @@ def test_two_nodes_complete(slurm_cluster_dbd):
     lines = (slurm_cluster_dbd.config.state / "out" / f"{job}.log").read_text().split("\n")
     assert sorted(filter(None, lines)) == ["n1 0", "n2 1"]
     assert seen.field("ExitCode") == "0:0"
-    assert "trainyard:key 1" in seen.sacct.stdout
+    assert seen.listed[0].comment == "trainyard:key 1"
     keep(slurm_cluster_dbd, "completed", seen)
 
 
 def test_running(slurm_cluster_dbd):
     job = submit(slurm_cluster_dbd, "srun sleep 60", "-N2", "--job-name=going")
     seen = wait_for(slurm_cluster_dbd, job, "RUNNING")
-    seen = wait_accounted_running(slurm_cluster_dbd, job)
+    seen = wait_accounted(slurm_cluster_dbd, job, "RUNNING")
     keep(slurm_cluster_dbd, "running", seen)
     slurm_cluster_dbd.ask("scancel", job)
     wait_for(slurm_cluster_dbd, job, "CANCELLED")
     seen = wait_accounted(slurm_cluster_dbd, job, "CANCELLED")
-    assert seen.accounted == [f"CANCELLED by {os.getuid()}"]
+    assert seen.attempts[0].cancelled_by == os.getuid()
     keep(slurm_cluster_dbd, "cancelled-running", seen)
-
-
-def wait_accounted_running(cluster, job):
-    from trainyard.local.slurm.daemons import wait_until
-
-    wait_until(
-        lambda: observe(cluster, job).accounted == ["RUNNING"],
-        "sacct shows the running job",
-        30,
-        cluster.config.state / "log",
-    )
-    return observe(cluster, job)
 
 
 @pytest.mark.parametrize(
@@ -132,10 +121,14 @@ def test_dependency_that_can_never_be_satisfied(slurm_cluster_dbd):
 
 
 def test_array_with_one_failing_element(slurm_cluster_dbd):
-    script = "[ $SLURM_ARRAY_TASK_ID -ne 2 ] || exit 5; sleep 3"
+    script = "[ $SLURM_ARRAY_TASK_ID -ne 2 ] || exit 5; sleep 6"
     job = submit(slurm_cluster_dbd, script, "-n1", "--array=0-9%4", "--job-name=sweep")
-    seen = wait_for(slurm_cluster_dbd, f"{job}_2", "FAILED")
+    wait_for(slurm_cluster_dbd, f"{job}_2", "FAILED")
+    wanted, deadline = {"FAILED", "RUNNING", "PENDING"}, time.monotonic() + 15
     seen = observe(slurm_cluster_dbd, job)
+    while {row.state for row in seen.listed} != wanted or set(seen.accounted) != wanted:
+        assert time.monotonic() < deadline, f"not mixed: {seen}"
+        seen = observe(slurm_cluster_dbd, job)
     keep(slurm_cluster_dbd, "array-mixed", seen)
     assert f"{job}_[" in seen.squeue.stdout, "pending elements share one line"
     slurm_cluster_dbd.ask("scancel", f"{job}_9")
@@ -146,7 +139,7 @@ def test_array_with_one_failing_element(slurm_cluster_dbd):
     assert f"{job}_9" not in seen.squeue.stdout + seen.sacct.stdout
     assert "ArrayTaskId=9 " not in seen.scontrol.stdout
     # The element that ran last carries the array's own id as its raw id.
-    assert f"{job}_8|{job}|" in seen.sacct.stdout
+    assert f"JobId={job} ArrayJobId={job} ArrayTaskId=8 " in seen.scontrol.stdout
     keep(slurm_cluster_dbd, "array-done", seen)
 
 
@@ -155,10 +148,7 @@ def test_heterogeneous_job(slurm_cluster_dbd):
     job = submit(slurm_cluster_dbd, script, "--job-name=het")
     wait_for(slurm_cluster_dbd, job, "COMPLETED")
     seen = wait_accounted(slurm_cluster_dbd, job, "COMPLETED")
-    assert [row.split("|")[0] for row in seen.squeue.stdout.splitlines()] == [
-        f"{job}+0",
-        f"{job}+1",
-    ]
+    assert [str(row.job_id) for row in seen.listed] == [f"{job}+0", f"{job}+1"]
     keep(slurm_cluster_dbd, "het-completed", seen)
 
 

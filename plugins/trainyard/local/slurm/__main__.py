@@ -61,7 +61,7 @@ def _up(options: argparse.Namespace) -> int:
     )
     cluster = Cluster(config)
     cluster.up()
-    print(f"export SLURM_CONF={config.conf}")  # noqa: T201 - this is the command's answer
+    print(f"export SLURM_CONF={config.conf}")
     return 0
 
 
@@ -76,7 +76,7 @@ def _down(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     status = Cluster.find(options.state.resolve()).status()
-    print(json.dumps(status, indent=2))  # noqa: T201 - this is the command's answer
+    print(json.dumps(status, indent=2))
     return 0 if status["nodes"] else 1
 
 
