@@ -7,12 +7,13 @@ the second source beside Slurm's records, and they stay when those are forgotten
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 _LARGEST = 65536
-_EXIT_CODES = range(256)
+_LARGEST_CODE = 255
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -76,7 +77,7 @@ def read_exit_file(exit_code: Path, job: Path) -> ExitFile | None:
     anything else is a file system that has not caught up.
     """
     text = _read(exit_code)
-    if text is None or not text.strip().isdigit() or int(text) not in _EXIT_CODES:
+    if text is None or not re.fullmatch(r"[0-9]{1,3}\s*", text) or int(text) > _LARGEST_CODE:
         return None
     try:
         written = exit_code.stat().st_mtime_ns

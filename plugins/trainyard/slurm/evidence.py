@@ -247,7 +247,8 @@ def accounted(evidence: Evidence, attempts: Sequence[JobRecord], now: float) -> 
     evidence = _requeued(evidence, newest)
     if len(attempts) - 1 > evidence.restarts:
         evidence = _requeued(evidence, replace(newest, restarts=len(attempts) - 1))
-    if evidence.absences or evidence.denied:
+    over = newest.rule.phase is Phase.ENDED
+    if over and (evidence.absences or evidence.denied):
         evidence = _ended(evidence, newest, now)
     return replace(evidence, accounting=newest)
 

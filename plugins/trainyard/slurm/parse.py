@@ -129,7 +129,9 @@ _JOB = re.compile(r"^JobId=\d+ (?:ArrayJobId|HetJobId|JobName)=", re.MULTILINE)
 
 def show_job(text: str) -> list[JobRecord]:
     """Return the jobs of ``scontrol --oneliner show job ID``: one, or all parts of the job."""
-    if text.strip() and not _JOB.match(text):
+    if not text.strip():
+        return []
+    if not _JOB.match(text):
         raise _garbage("scontrol show job", text, "no JobId at its beginning")
     starts = [match.start() for match in _JOB.finditer(text)]
     ends = [*starts[1:], len(text)]

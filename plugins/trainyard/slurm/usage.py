@@ -60,7 +60,7 @@ def _accounting(row: Sequence[str], steps: Sequence[Sequence[str]]) -> Accountin
 
 
 def _whole(text: str) -> int | None:
-    return int(text) if text.isdigit() else None
+    return int(text) if text.isdecimal() else None
 
 
 def _used(text: str) -> float | None:
