@@ -10,6 +10,6 @@ writes into the run folder: ``metrics.jsonl`` while it runs, ``epochs.csv``, ``r
 One run, file by file: ``cli`` reads the spec and answers for failures (``failures``,
 ``last_words``); ``run`` joins the ranks (``place``, ``group``), opens the ``data``, builds the
 ``model``; ``loop`` drives warm-up and timed windows over ``steps``, fed by ``sampler``, timed by
-``clock`` and ``load``, kept by ``journal`` and ``checkpoint``; ``evaluate`` and ``controls`` follow;
-``checks``, ``flags`` and ``metrics`` judge and sum up.
+``clock`` and ``load``, kept by ``journal`` and ``checkpoint``; ``evaluate`` and ``controls``
+follow; ``checks``, ``flags`` and ``metrics`` judge and sum up.
 """

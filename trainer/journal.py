@@ -93,8 +93,8 @@ class Journal:
 
     def write_result(self, result: RunResult) -> None:
         """Write result.json in one step."""
-        self.event("result", status=result.status.value, reason=result.reason)
         write_atomic(self.result_path, dumps(result).encode())
+        self.event("result", status=result.status.value, reason=result.reason)
 
     def failed(self, reason: str, phase: Phase | None = None) -> RunResult:
         """Return the result of a run that ends here for *reason*, with what it measured so far."""

@@ -51,6 +51,8 @@ def prepare_torch(spec: RunSpec, device: torch.device) -> None:
     if spec.deterministic:
         # Not use_deterministic_algorithms(True): the same switch, but it imports the compiler.
         torch.set_deterministic_debug_mode("error")
+        # A debugging aid that comes with it and writes all fresh memory once more: not needed.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device.type == "cuda":
         # cuDNN would by default round fp32 convolutions to TF32: fp32 here means fp32.
         torch.backends.cudnn.allow_tf32 = False

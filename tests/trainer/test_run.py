@@ -249,11 +249,11 @@ def test_synthetic_resnet18_runs_in_bf16(tmp_path):
 
 def test_real_digits_reach_the_accuracy_on_one_and_two_ranks(real_digits, tmp_path):
     spec = make_spec(
-        per_rank_batch=64, epochs=12, learning_rate=0.1, warmup_steps=10, window_steps=20
+        per_rank_batch=64, epochs=12, learning_rate=0.15, warmup_steps=10, window_steps=20
     )
     one = execute(spec, tmp_path / "one", real_digits)
     spec = make_spec(
-        ranks=2, per_rank_batch=32, epochs=12, learning_rate=0.1, warmup_steps=10, window_steps=20
+        ranks=2, per_rank_batch=32, epochs=12, learning_rate=0.15, warmup_steps=10, window_steps=20
     )
     two = execute(spec, tmp_path / "two", real_digits)
     for run in (one, two):
