@@ -72,8 +72,9 @@ def flag_counts(runs: pd.DataFrame) -> tuple[FlagCount, ...]:
         for place, flag in enumerate(texts_of(flags)):
             counts[flag] += 1
             known = details.setdefault(flag, [])
-            if place < len(measured) and measured[place] and len(known) < EXAMPLES:
-                known.append(measured[place])
+            detail = measured[place] if place < len(measured) else ""
+            if detail and detail not in known and len(known) < EXAMPLES:
+                known.append(detail)
     return tuple(
         FlagCount(flag=flag, runs=count, details=tuple(details[flag]))
         for flag, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 STEEP = 0.05
 """Loss of efficiency to the next point that makes a line look steep."""
+CLEAR = 0.92
+"""Efficiency below which a label above its point does not touch the ideal line."""
 
 
 def efficiency_figure(curves: list[Curve], name: str, setting: str) -> Figure | None:
@@ -110,7 +112,7 @@ def _draw_efficiencies(
     shares = leading["value"].astype(float).tolist()
     for at, (ranks, share) in enumerate(zip(leading["ranks"], shares, strict=True)):
         # A falling line leaves room above its points, a flat one below.
-        falls = at + 1 < len(shares) and share - shares[at + 1] > STEEP
+        falls = at + 1 < len(shares) and share - shares[at + 1] > STEEP and share < CLEAR
         axes.annotate(
             f"{100 * share:.1f} %",
             (ranks, share),

@@ -106,7 +106,7 @@ def _draw(canvas: Canvas, frame: pd.DataFrame) -> None:
     else:
         place = within["place"].to_numpy(dtype=float)
         low, high = (within[name].to_numpy(dtype=float) for name in ("low", "high"))
-        right.fill_between(place, low, high, color="#d5e4f0", lw=0)
+        right.fill_between(place, low, high, color=style.BAND, lw=0)
         right.plot(place, within["value"], color=style.BLUE, marker="o", ms=3, mew=0)
         right.set_xlabel("timed window")
         right.locator_params(axis="x", integer=True, nbins=6)

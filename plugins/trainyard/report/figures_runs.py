@@ -232,7 +232,7 @@ def _draw_means(axes: Axes, means: pd.DataFrame, runs: pd.DataFrame) -> None:
     bands = means["sampling_high"].notna().to_numpy()
     low, high = (means[name].astype(float) for name in ("sampling_low", "sampling_high"))
     axes.barh(
-        places[bands], (high - low)[bands], left=low[bands], height=0.56, color="#d5e4f0", zorder=1
+        places[bands], (high - low)[bands], left=low[bands], height=0.56, color=style.BAND, zorder=1
     )
     if not runs.empty:
         axes.plot(

@@ -193,7 +193,9 @@ def _draw_curve(axes: Axes, rows: pd.DataFrame, look: Look) -> list[Label]:
     if "measured" in kinds:
         measured = kinds["measured"]
         between = "none" if "fit" in kinds else "-"
-        axes.plot(measured["ranks"], measured["value"], between, color=look.colour, zorder=2)
+        axes.plot(
+            measured["ranks"], measured["value"], linestyle=between, color=look.colour, zorder=2
+        )
         error_bars(axes, measured, look.colour, look.marker)
         labels.append(_label(measured, look.name, look.colour))
     if "without DDP" in kinds:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from trainyard.report.style import FAINT, GRID, INK, MUTED, PAPER
+from trainyard.report import style
 
 if TYPE_CHECKING:
     from trainyard.report.document import Document, Figure
 
 TEMPLATES = Path(__file__).parent / "templates"
-_COLOURS = {INK: "ink", MUTED: "muted", FAINT: "faint", GRID: "grid", PAPER: "paper"}
+_NAMES = ("INK", "MUTED", "FAINT", "GRID", "PAPER", "BAND")
+_HUES = ("BLUE", "ORANGE", "GREEN", "PURPLE", "AMBER", "SKY")
+_COLOURS = {getattr(style, name): name.lower() for name in (*_NAMES, *_HUES)}
 
 
 def render_html(document: Document, drawings: dict[str, str]) -> str:

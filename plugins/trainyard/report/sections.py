@@ -135,7 +135,7 @@ def _accuracy(data: StudyData, analysis: Analysis) -> Section:
         blocks.append(Paragraph(text="No sane run measured its test accuracy.", tone="warn"))
     verdicts = [item for curve in analysis.curves[:MOST_CURVES] for item in curve.accuracy]
     if verdicts:
-        blocks.append(Bullets(items=tuple(summary.accuracy_sentence(item) for item in verdicts)))
+        blocks.append(tables.verdict_table(verdicts))
     if any(item.mode == WEAK for item in verdicts):
         text = "Under weak scaling the global batch grows with the ranks, so accuracy may move."
         blocks.append(Paragraph(text=text))
@@ -181,7 +181,7 @@ def _validity(analysis: Analysis) -> Section:
             Paragraph(
                 text=f"Over {drift.runs} sane runs in order of their start, {said} was seen: "
                 f"Spearman {number(drift.correlation, 2)} with p = {p_value(drift.p_value)}; "
-                f"the last third took {percent(drift.change)} more time per step than the first."
+                f"the last third took {percent(drift.change)} longer per step than the first."
             )
         )
     if analysis.missing:

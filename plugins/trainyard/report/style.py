@@ -20,6 +20,7 @@ MUTED = "#66717f"
 FAINT = "#c9d0d8"
 GRID = "#e8ebef"
 PAPER = "#ffffff"
+BAND = "#d5e4f0"
 
 # Okabe & Ito's colours, darkened until each has 3:1 against white; told apart under all common
 # forms of colour blindness, and always paired with a direct label or a marker.
@@ -118,7 +119,7 @@ def rank_axis(axes: Axes, ranks: list[int]) -> None:
     if shown and shown[-1] > 4 * max(1, shown[0]):
         axes.set_xscale("log", base=2)
         axes.minorticks_off()
-        axes.set_xlim(shown[0] / 1.25, shown[-1] * 1.6)
+        axes.set_xlim(shown[0] / 1.5, shown[-1] * 1.7)
     elif shown:
         room = max(0.35, 0.12 * (shown[-1] - shown[0]))
         axes.set_xlim(shown[0] - room, shown[-1] + 2 * room)

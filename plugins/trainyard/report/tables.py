@@ -11,6 +11,7 @@ from trainyard.report.text import (
     NOTHING,
     clean,
     interval,
+    minus,
     percent,
     scaled,
     shares,
@@ -18,6 +19,7 @@ from trainyard.report.text import (
 
 if TYPE_CHECKING:
     from trainyard.analysis import Analysis, Curve
+    from trainyard.analysis.accuracy import AccuracyVerdict
     from trainyard.analysis.attribution import Part
     from trainyard.analysis.selection import Point
 
@@ -123,18 +125,9 @@ def comparison_table(curve: Curve) -> Table:
     for item in curve.comparisons:
         tone: Tone = "" if item.base == curve.base else "quiet"
         if item.reason:
+            nothing = [NOTHING] * 6
             rows.append(
-                cells(
-                    item.base,
-                    str(item.ranks),
-                    NOTHING,
-                    NOTHING,
-                    NOTHING,
-                    NOTHING,
-                    NOTHING,
-                    shorten(item.reason),
-                    tone="quiet",
-                )
+                cells(item.base, str(item.ranks), *nothing, shorten(item.reason), tone="quiet")
             )
             continue
         speedup, speedup_ends = scaled(item.speedup, digits=3)
@@ -151,13 +144,14 @@ def comparison_table(curve: Curve) -> Table:
                 ends,
                 whole,
                 "" if item.efficiency is None else f"{item.efficiency.n}",
+                "",
                 tone=tone,
             )
         )
-    return Table(
+    table = Table(
         caption=f"{curve.series.title}: against both base cases",
         columns=columns(
-            "<Base case",
+            "Base case",
             ">Ranks",
             ">Speed-up",
             ">95 % interval",
@@ -165,12 +159,14 @@ def comparison_table(curve: Curve) -> Table:
             ">95 % interval",
             ">Karp–Flatt serial fraction",
             ">Runs",
+            "<Why not",
         ),
         rows=tuple(rows),
         note="Intervals are joint over the runs of both points. Runs: the smaller number of the "
         "two. The serial fraction is defined for strong scaling on two ranks or more.",
         csv="tables/comparisons.csv",
     )
+    return compact(table)
 
 
 def attribution_table(analysis: Analysis) -> Table:
@@ -242,4 +238,37 @@ def accuracy_table(analysis: Analysis) -> Table:
         note="Over runs: Student's t. For the test set's size: Wilson's interval, what another "
         "test set as large could have given.",
         csv="figures/accuracy.csv",
+    )
+
+
+def verdict_table(verdicts: list[AccuracyVerdict]) -> Table:
+    """Whether more ranks learnt the same as one, and what the comparison could have seen."""
+    rows = []
+    for item in verdicts:
+        low, difference, high = (
+            minus(f"{100 * value:+.2f}") for value in (item.low, item.difference, item.high)
+        )
+        rows.append(
+            (
+                *cells(
+                    f"{item.mode}, batch {item.batch}",
+                    str(item.ranks),
+                    difference,
+                    interval(low, high),
+                    f"{100 * item.detectable:.2f}",
+                ),
+                Cell(
+                    text="same within its interval" if item.same else "different",
+                    tone="good" if item.same else "warn",
+                ),
+            )
+        )
+    return Table(
+        caption="Test accuracy against one rank, in percentage points",
+        columns=columns(
+            "Curve", ">Ranks", ">Difference", ">95 % interval", ">Smallest detectable", "<Verdict"
+        ),
+        rows=tuple(rows),
+        note="Welch's interval over runs, no variance below that of the test set's size. Smallest "
+        "detectable: the true difference such a comparison sees 8 times in 10.",
     )

@@ -34,16 +34,18 @@ def fit_table(curve: Curve) -> Table:
     rows = []
     for fit in curve.fits:
         rows += [_refused(fit)] if isinstance(fit, Refusal) else _fit_rows(fit)
-    formulas = "; ".join(f"{fit.name}: {fit.formula}" for fit in curve.fits if isinstance(fit, Fit))
+    fitted = [fit for fit in curve.fits if isinstance(fit, Fit)]
+    said = [f"{fit.name}: {fit.formula}." for fit in fitted]
+    said += [f"{fit.name}: {fit.note}." for fit in fitted if fit.note]
     table = Table(
         caption=f"{curve.series.title}: scaling laws",
         columns=columns(
             "Law", "Parameter", ">Value", ">95 % interval", ">AICc", ">Lack of fit, p", "<Remark"
         ),
         rows=tuple(rows),
-        note=f"{formulas}. Fitted on the logarithms of run times, weighted by variance; profile "
-        "intervals. The "
-        "smaller AICc describes these points better; it does not prove a law.",
+        note=" ".join(said) + " Fitted on the logarithms of run times, weighted by variance; "
+        "profile intervals. The smaller AICc describes these points better; it does not prove a "
+        "law.",
         csv="tables/fits.csv",
     )
     return compact(table)
@@ -76,7 +78,7 @@ def _fit_rows(fit: Fit) -> list[tuple[Cell, ...]]:
                 _ends(fitted),
                 number(fit.aicc) if first else "",
                 p_value(fit.lack_of_fit) if first else "",
-                fit.note if first else "",
+                "",
             )
         )
     return rows
