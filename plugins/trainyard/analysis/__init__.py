@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from trainyard.analysis.facts import DatasetFacts, EnvironmentCheck, StudyRecord
 from trainyard.analysis.results import Analysis, Curve, analyse
-from trainyard.analysis.study import DatasetFacts, EnvironmentCheck, StudyData, StudyRecord
+from trainyard.analysis.study import StudyData
 
 __all__ = [
     "Analysis",

@@ -6,8 +6,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trainyard.analysis.facts import texts_of
 from trainyard.analysis.statistics import Estimate, estimate, harmonic_mean
-from trainyard.analysis.study import texts_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import stdtr
 
+from trainyard.analysis.facts import texts_of
 from trainyard.analysis.selection import STRONG, WEAK, Point, Series
 from trainyard.analysis.statistics import ENOUGH_FOR_BOOTSTRAP
-from trainyard.analysis.study import StudyData, texts_of
+from trainyard.analysis.study import StudyData
 
 if TYPE_CHECKING:
     import pandas as pd

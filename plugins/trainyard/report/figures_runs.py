@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,9 +34,7 @@ def label_of(point: Point) -> str:
 
 def attribution_figure(analysis: Analysis) -> Figure | None:
     """Return the stacked steps, or None when no run had a control."""
-    chosen = sorted(
-        analysis.attributions, key=lambda a: (a.point.scaling, a.point.global_batch, a.point.ranks)
-    )
+    chosen = _fairly(analysis.attributions)
     if not chosen:
         return None
     rows = [row for place, item in enumerate(chosen) for row in _attribution_rows(place, item)]
@@ -66,6 +65,22 @@ def attribution_figure(analysis: Analysis) -> Figure | None:
         draw=_draw_attribution,
         height=0.85 + 0.32 * bars,
     )
+
+
+def _fairly(attributions: tuple[Attribution, ...]) -> list[Attribution]:
+    """Sort by mode, batch and ranks; where not all fit, every mode keeps its share of the room."""
+    ordered = sorted(
+        attributions, key=lambda a: (a.point.scaling, a.point.global_batch, a.point.ranks)
+    )
+    modes = {item.point.scaling for item in ordered}
+    room = len(ordered) if len(ordered) <= MOST_BARS else MOST_BARS // max(1, len(modes))
+    seen: Counter[str] = Counter()
+    first: list[Attribution] = []
+    later: list[Attribution] = []
+    for item in ordered:
+        seen[item.point.scaling] += 1
+        (first if seen[item.point.scaling] <= room else later).append(item)
+    return [*first, *later]
 
 
 def _attribution_rows(place: int, item: Attribution) -> list[list[Any]]:
@@ -224,6 +239,7 @@ def _draw_accuracy(canvas: Canvas, frame: pd.DataFrame) -> None:
     # Curves of equal work lie on each other: here a legend says more than labels in one place.
     right.legend(frameon=False, fontsize=7.5, labelcolor="linecolor")
     right.set_xlabel("epoch")
+    right.locator_params(axis="x", integer=True, nbins=8)
     right.set_ylim(bottom=0)
 
 

@@ -64,7 +64,7 @@ def scaling_figure(curves: list[Curve], name: str, setting: str) -> Figure:
             "runs, bars: 95 % interval over runs. Open grey markers: runs with a validity flag, "
             "shown and not compared. Square without line: one process without DDP. Dashed: ideal "
             "from one process with DDP."
-            + (" Dotted: projected by the best fit, not measured." if projected else "")
+            + (" Line: the best fit; dotted: its projection, not measured." if projected else "")
             + (f" The first {MOST_DRAWN} batches are drawn." if len(curves) > MOST_DRAWN else "")
         ),
         alt=_scaling_alt(curves),
@@ -225,9 +225,9 @@ def _draw_plain(
     axes.annotate(
         "no DDP",
         (row["ranks"] * 0.96, row["value"]),
-        xytext=(0, 9 if above else -9),
+        xytext=(5, 9 if above else -9),
         textcoords="offset points",
-        ha="center",
+        ha="right",
         va="bottom" if above else "top",
         color=style.INK,
         fontsize=7.5,

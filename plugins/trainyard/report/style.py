@@ -157,6 +157,7 @@ def end_labels(axes: Axes, labels: list[tuple[float, float, str, str]]) -> None:
             color=colour,
             fontsize=7.5,
             annotation_clip=False,
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.8},
         )
 
 
