@@ -92,8 +92,10 @@ class Rounds:
                 entry.evidence = fold.unreachable(entry.evidence, now)
         else:
             self._fold_controller(watched, records, now)
-            self._confirm(watched, now)
+        # Accounting answers for all at once and scontrol for one: the budget is for it first.
         self._ask_accounting(watched, now)
+        if result.reachable:
+            self._confirm(watched, now)
         for target, entry in watched.items():
             self._look(entry)
             self._judge(target, entry, now, result)

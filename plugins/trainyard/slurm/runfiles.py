@@ -118,9 +118,14 @@ def _cut(data: bytes) -> int:
     """Return how many bytes at the end begin a UTF-8 character without completing it."""
     for back in range(1, min(4, len(data) + 1)):
         byte = data[-back]
-        if byte < 0x80:  # noqa: PLR2004 - an ASCII byte
-            return 0
-        if byte >= 0xC0:  # noqa: PLR2004 - the first byte of a longer character
-            length = 2 + (byte >= 0xE0) + (byte >= 0xF0)  # noqa: PLR2004 - UTF-8's own ranges
-            return back if back < length else 0
+        if byte & 0xC0 != 0x80:  # noqa: PLR2004 - not a byte in the middle of a character
+            return back if back < _character_length(byte) else 0
     return 0
+
+
+def _character_length(first: int) -> int:
+    """Return the bytes of the UTF-8 character that begins with *first*; 1 where none does."""
+    for begin, end, length in ((0xC2, 0xE0, 2), (0xE0, 0xF0, 3), (0xF0, 0xF5, 4)):
+        if begin <= first < end:
+            return length
+    return 1

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,11 +174,8 @@ def test_killed_at_every_step_there_is_one_job(tmp_path, fault):
         if fault:
             desk.fault("sbatch", fault)
         guillotine = Guillotine(at)
-        with mortal_journal(guillotine):
-            try:
-                desk.submit(guillotine.wrap(desk.cluster))
-            except (Killed, SlurmError):
-                pass
+        with mortal_journal(guillotine), suppress(Killed, SlurmError):
+            desk.submit(guillotine.wrap(desk.cluster))
         for _ in range(3):
             try:
                 submission = desk.submit()
