@@ -107,8 +107,8 @@ def test_controller_restarted_mid_job(slurm_cluster_dbd, kill):
 def test_controller_gone_mid_job(slurm_cluster_dbd):
     """Slurm says nothing while it is away, by an error and never by an empty answer."""
     cluster = slurm_cluster_dbd
-    job = submit(cluster, "sleep 2; touch done-$SLURM_JOB_ID; exit 4", "-n1", "--job-name=alone")
-    wait_for(cluster, job, "RUNNING")
+    job = submit(cluster, "sleep 9; touch done-$SLURM_JOB_ID; exit 4", "-n1", "--job-name=alone")
+    wait_accounted(cluster, job, "RUNNING")
     with faults.controller_gone(cluster):
         seen = observe(cluster, job)
         assert seen.squeue.code == 1
