@@ -54,6 +54,16 @@ PER_RANK_BATCHES = (32, 128, 512)
 FAILED_EVERY, FLAGGED_EVERY = 100, 50
 START = datetime(2026, 1, 5, 2, tzinfo=UTC)
 
+MACHINE = Machine(
+    hostname="bench-01",
+    os="Linux",
+    kernel="6.8",
+    cpu_model="EPYC 9554",
+    cores_total=64,
+    cores_usable=64,
+    memory_bytes=2**36,
+)
+
 
 def measure(runs: int = 10_000) -> dict[str, Any]:
     """Return the seconds from *runs* stored runs to a whole report, and what they went into."""
@@ -206,30 +216,24 @@ def _result(
             for i in range(3)
         ),
         parameter_hash="a" * 64,
-        machines=(
-            Machine(
-                hostname="bench-01",
-                os="Linux",
-                kernel="6.8",
-                cpu_model="EPYC 9554",
-                cores_total=64,
-                cores_usable=64,
-                memory_bytes=2**36,
-            ),
-        ),
-        provenance=Provenance(
-            git_commit="49e9f55c0ffee49e9f55c0ffee49e9f55c0ffee4",
-            git_dirty=False,
-            python="3.11.9",
-            torch="2.15.0",
-            torchvision="0.30.0",
-            numpy="2.4.6",
-            backend="gloo",
-            device="cpu",
-            argv=("python", "-m", "trainer"),
-            started_at=began.isoformat(),
-            ended_at=(began + timedelta(seconds=50)).isoformat(),
-        ),
+        machines=(MACHINE,),
+        provenance=_provenance(began),
+    )
+
+
+def _provenance(began: datetime) -> Provenance:
+    return Provenance(
+        git_commit="49e9f55c0ffee49e9f55c0ffee49e9f55c0ffee4",
+        git_dirty=False,
+        python="3.11.9",
+        torch="2.15.0",
+        torchvision="0.30.0",
+        numpy="2.4.6",
+        backend="gloo",
+        device="cpu",
+        argv=("python", "-m", "trainer"),
+        started_at=began.isoformat(),
+        ended_at=(began + timedelta(seconds=50)).isoformat(),
     )
 
 
@@ -276,7 +280,7 @@ def report(url: str, folder: Path) -> dict[str, float]:
 
     imported = time.perf_counter()
     with open_store(url) as store:
-        frames = {
+        frames: dict[str, Any] = {
             name: store.frame(f"study_{name}", study_id=STUDY)
             for name in ("runs", "windows", "epochs", "checks")
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -26,28 +27,10 @@ CLEAR = 0.92
 
 def efficiency_figure(curves: list[Curve], name: str, setting: str) -> Figure | None:
     """Return strong and weak efficiency side by side, or None without a comparison."""
-    rows: list[list[Any]] = [
-        [
-            curve.series.mode,
-            curve.series.mode,
-            curve.series.batch,
-            item.base,
-            item.ranks,
-            *numbers_of(item.efficiency),
-        ]
-        for curve in curves
-        for item in curve.comparisons
-        if item.efficiency is not None
-    ]
-    if not any(row[4] > 1 for row in rows):
+    rows = [row for curve in curves for row in _rows(curve)]
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, "leading"])
+    if not (frame["ranks"] > 1).any():
         return None
-    frame = pd.DataFrame(rows, columns=COLUMNS)
-    frame["leading"] = [
-        int(item.base == curve.base)
-        for curve in curves
-        for item in curve.comparisons
-        if item.efficiency is not None
-    ]
     modes = listed([str(mode) for mode in dict.fromkeys(frame["mode"])])
     best = frame[(frame["leading"] == 1) & (frame["ranks"] > 1)]
     alt = "; ".join(
@@ -67,6 +50,15 @@ def efficiency_figure(curves: list[Curve], name: str, setting: str) -> Figure | 
         draw=_draw_efficiency,
         height=2.7,
     )
+
+
+def _rows(curve: Curve) -> Iterator[list[Any]]:
+    """Yield the comparisons that have a number; ``leading`` marks the base that comes first."""
+    series = curve.series
+    for item in curve.comparisons:
+        if item.efficiency is not None:
+            head = [series.mode, series.mode, series.batch, item.base, item.ranks]
+            yield [*head, *numbers_of(item.efficiency), int(item.base == curve.base)]
 
 
 def _draw_efficiency(canvas: Canvas, frame: pd.DataFrame) -> None:

@@ -157,21 +157,7 @@ def _runs(data: StudyData, analysis: Analysis) -> Section:
 def _validity(analysis: Analysis) -> Section:
     blocks: list[Block] = []
     if analysis.flags:
-        blocks.append(
-            Table(
-                caption="Validity flags",
-                columns=columns("Flag", ">Runs", "<Measured, for example"),
-                rows=tuple(
-                    cells(
-                        clean(item.flag).replace("_", " "),
-                        str(item.runs),
-                        "; ".join(tables.shorten(detail) for detail in item.details),
-                    )
-                    for item in analysis.flags
-                ),
-                note="A flagged run is kept and shown; it enters no fit and no comparison.",
-            )
-        )
+        blocks.append(_flags(analysis))
     else:
         blocks.append(Paragraph(text="No run carries a validity flag."))
     drift = analysis.drift
@@ -196,6 +182,22 @@ def _validity(analysis: Analysis) -> Section:
             )
         )
     return Section(anchor="validity", title="Validity", blocks=tuple(blocks))
+
+
+def _flags(analysis: Analysis) -> Table:
+    return Table(
+        caption="Validity flags",
+        columns=columns("Flag", ">Runs", "<Measured, for example"),
+        rows=tuple(
+            cells(
+                clean(item.flag).replace("_", " "),
+                str(item.runs),
+                "; ".join(tables.shorten(detail) for detail in item.details),
+            )
+            for item in analysis.flags
+        ),
+        note="A flagged run is kept and shown; it enters no fit and no comparison.",
+    )
 
 
 def _method(data: StudyData, analysis: Analysis) -> Section:

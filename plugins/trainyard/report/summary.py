@@ -209,20 +209,25 @@ def key_figures_of(analysis: Analysis) -> tuple[KeyFigure, ...]:
                     detail=_detail(ends, last.efficiency.n if last.efficiency else 0),
                 )
             )
-    if analysis.accuracies:
-        most = max(analysis.accuracies, key=lambda item: item.point.ranks)
-        ends = NOTHING
-        if most.sampling is not None:
-            low, high = most.sampling
-            ends = f"[{100 * low:.1f}, {100 * high:.1f}]\u202f% for the test set's size"
-        found.append(
-            KeyFigure(
-                value=percent(most.mean, 2),
-                label=f"test accuracy on {count_of(most.point.ranks, 'rank')}",
-                detail=_detail(ends, len(most.values)),
-            )
-        )
+    found += _accuracy_figure(analysis)
     return tuple(found)
+
+
+def _accuracy_figure(analysis: Analysis) -> list[KeyFigure]:
+    if not analysis.accuracies:
+        return []
+    most = max(analysis.accuracies, key=lambda item: item.point.ranks)
+    ends = NOTHING
+    if most.sampling is not None:
+        low, high = most.sampling
+        ends = f"[{100 * low:.1f}, {100 * high:.1f}]\u202f% for the test set's size"
+    return [
+        KeyFigure(
+            value=percent(most.mean, 2),
+            label=f"test accuracy on {count_of(most.point.ranks, 'rank')}",
+            detail=_detail(ends, len(most.values)),
+        )
+    ]
 
 
 def _detail(ends: str, runs: int) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trainyard.analysis import Analysis, Curve
     from trainyard.analysis.accuracy import AccuracyVerdict
     from trainyard.analysis.attribution import Part
+    from trainyard.analysis.scaling import Comparison
     from trainyard.analysis.selection import Point
 
 MOST_POINTS = 60
@@ -119,35 +120,25 @@ def shorten(text: str, length: int = REASON_LENGTH) -> str:
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
+def _comparison_row(item: Comparison, *, leads: bool) -> tuple[Cell, ...]:
+    if item.reason:
+        nothing = [NOTHING] * 6
+        return cells(item.base, str(item.ranks), *nothing, shorten(item.reason), tone="quiet")
+    serial, ends = scaled(item.karp_flatt, digits=2)
+    return cells(
+        item.base,
+        str(item.ranks),
+        *scaled(item.speedup, digits=3),
+        *shares(item.efficiency),
+        serial if ends == NOTHING else f"{serial} {ends}",
+        "" if item.efficiency is None else f"{item.efficiency.n}",
+        "",
+        tone="" if leads else "quiet",
+    )
+
+
 def comparison_table(curve: Curve) -> Table:
     """Speed-up, efficiency and serial fraction of one curve against both base cases."""
-    rows = []
-    for item in curve.comparisons:
-        tone: Tone = "" if item.base == curve.base else "quiet"
-        if item.reason:
-            nothing = [NOTHING] * 6
-            rows.append(
-                cells(item.base, str(item.ranks), *nothing, shorten(item.reason), tone="quiet")
-            )
-            continue
-        speedup, speedup_ends = scaled(item.speedup, digits=3)
-        efficiency, ends = shares(item.efficiency)
-        serial, serial_ends = scaled(item.karp_flatt, digits=2)
-        whole = serial if serial_ends == NOTHING else f"{serial} {serial_ends}"
-        rows.append(
-            cells(
-                item.base,
-                str(item.ranks),
-                speedup,
-                speedup_ends,
-                efficiency,
-                ends,
-                whole,
-                "" if item.efficiency is None else f"{item.efficiency.n}",
-                "",
-                tone=tone,
-            )
-        )
     table = Table(
         caption=f"{curve.series.title}: against both base cases",
         columns=columns(
@@ -161,7 +152,9 @@ def comparison_table(curve: Curve) -> Table:
             ">Runs",
             "<Why not",
         ),
-        rows=tuple(rows),
+        rows=tuple(
+            _comparison_row(item, leads=item.base == curve.base) for item in curve.comparisons
+        ),
         note="Intervals are joint over the runs of both points. Runs: the smaller number of the "
         "two. The serial fraction is defined for strong scaling on two ranks or more.",
         csv="tables/comparisons.csv",
