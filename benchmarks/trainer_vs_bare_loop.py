@@ -188,7 +188,7 @@ class BareLoop:
         from trainer.data import Normaliser
         from trainer.steps import learning_rate
 
-        everything = torch.from_numpy(np.ascontiguousarray(data.train.images[:]))
+        everything = torch.from_numpy(np.array(data.train.images[:]))
         self.images = Normaliser(spec, device)(everything)
         self.labels = torch.from_numpy(data.train.labels).to(device)
         network = model.build(spec.model, data.channels, data.classes, spec.seed).to(device)

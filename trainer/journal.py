@@ -77,10 +77,14 @@ class Journal:
         """Keep and print an epoch."""
         self.epochs.append(epoch)
         self.event("epoch", **encode(epoch))
-        self.write_csv()
+        if self.place.first and self.spec is not None:
+            # Appended while training: an fsync per epoch would be paid in training time.
+            rows = csv_rows(self.run_dir.name, self.spec, self.provenance(), [epoch])
+            with (self.run_dir / "epochs.csv").open("a") as stream:
+                stream.write(csv_text(rows, header=stream.tell() == 0))
 
     def write_csv(self) -> None:
-        """Write epochs.csv anew, in one step."""
+        """Write epochs.csv anew, in one step: complete, with the test accuracy at its end."""
         if self.place.first and self.spec is not None and self.epochs:
             rows = csv_rows(self.run_dir.name, self.spec, self.provenance(), self.epochs)
             write_atomic(self.run_dir / "epochs.csv", csv_text(rows).encode())
@@ -148,10 +152,11 @@ def _epoch_columns(epoch: Epoch) -> dict[str, Any]:
     }
 
 
-def csv_text(rows: list[dict[str, Any]]) -> str:
-    """Return *rows* as CSV with a header."""
+def csv_text(rows: list[dict[str, Any]], *, header: bool = True) -> str:
+    """Return *rows* as CSV, with a *header* or without."""
     stream = io.StringIO(newline="")
     writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
+    if header:
+        writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue()

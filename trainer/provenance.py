@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import importlib.metadata
 import os
 import platform
@@ -69,6 +70,7 @@ class Git:
         return text if question.returncode == 0 else None
 
 
+@functools.cache
 def version_of(package: str) -> str:
     """Return the installed version of *package* without importing it, empty when absent."""
     try:

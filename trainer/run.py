@@ -98,8 +98,8 @@ class Run:
     def execute(self) -> RunResult:
         """Train, evaluate, measure the controls, judge."""
         spec, journal, progress = self.spec, self.journal, self.progress
-        if spec.checkpoint_every:
-            self.checkpoints.load(self.stepper, progress)
+        if spec.checkpoint_every and self.checkpoints.load(self.stepper, progress):
+            journal.write_csv()  # without the epochs that are now trained again
         loop = self._train()
         journal.enter(Phase.EVALUATE)
         evaluate.settle(self.stepper, self.group)

@@ -85,6 +85,9 @@ def test_a_killed_run_resumes_to_the_same_result(start_ranks, data, tmp_path):
     assert resumed.metric("first_window_loss") == whole.metric("first_window_loss")
     assert resumed.metric("test_loss") == whole.metric("test_loss")
 
+    rows = (ranks.run_dir / "epochs.csv").read_text().splitlines()
+    assert [row.split(",")[8] for row in rows] == ["epoch", *map(str, range(30))]
+
     # A completed folder starts anew: nothing is resumed, nothing of the old run is counted.
     again = execute(spec, ranks.run_dir, data)
     assert Flag.RESUMED not in again.result.flags
