@@ -6,8 +6,6 @@ ENVS   := $(STATE)/envs
 AIRFLOW_PY := $(ENVS)/airflow/bin/python
 TRAINER_PY := $(ENVS)/trainer/bin/python
 UV     := $(STATE)/boot/bin/uv
-export UV_COMPILE_BYTECODE ?= 1
-export UV_LINK_MODE ?= hardlink
 
 STATE_DIR ?= $(STATE)/demo
 KEEP ?=
