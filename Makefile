@@ -5,6 +5,8 @@ STATE  := .trainyard
 ENVS   := $(STATE)/envs
 AIRFLOW_PY := $(ENVS)/airflow/bin/python
 TRAINER_PY := $(ENVS)/trainer/bin/python
+# A task that may not keep its compiled modules compiles them again at every start.
+unexport PYTHONDONTWRITEBYTECODE
 UV     := $(STATE)/boot/bin/uv
 
 STATE_DIR ?= $(STATE)/demo
