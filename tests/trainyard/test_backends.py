@@ -19,6 +19,7 @@ import pytest
 
 from tests.fakes import trainers
 from tests.fakes.runs import SPEC, site
+from tests.requirements import need
 from trainer.contract import dumps, loads
 from trainyard.backends import State, folder, open_backend, procfs
 from trainyard.backends.process import ProcessBackend
@@ -437,3 +438,61 @@ def test_signals_never_reach_a_later_process_with_the_same_pid():
         child.kill()
         child.wait()
     procfs.send(child.pid, started, signal.SIGKILL)  # gone: nothing happens
+
+
+@pytest.mark.slow
+class TestRealTrainer:
+    """torchrun gives every rank a session of its own: the cases that stand-ins only imitate."""
+
+    @pytest.fixture
+    def run(self, tmp_path):
+        from tests.fixtures.airflow import TRAINER
+
+        need(TRAINER.exists(), f"the trainer's environment is missing ({TRAINER}): make setup-test")
+        made = Run(tmp_path, trainers.OK)
+        made.site = replace(made.site, python=str(TRAINER))
+        made.spec = replace(
+            SPEC, ranks=2, global_batch=64, per_rank_batch=32, steps=100_000, evaluate=False
+        )
+        yield made
+        made.backend.sweep(made.paths)
+
+    def training(self, run: Run) -> list[int]:
+        """Wait until the run trains; return its ranks."""
+        end = time.monotonic() + 120
+        while '"name": "train"' not in (
+            run.paths.metrics.read_text() if run.paths.metrics.exists() else ""
+        ):
+            assert run.observe().state is State.RUNNING, run.paths.stderr.read_text()[-2000:]
+            assert time.monotonic() < end, "it never came to train"
+            time.sleep(0.1)
+        sessions = {
+            pid: procfs.stat(pid).session
+            for pid in procfs.members(str(run.paths.run_dir), run.identity)
+        }
+        return [pid for pid, session in sessions.items() if session != run.identity.pid]
+
+    def test_a_cancel_leaves_no_rank(self, run):
+        run.start()
+        ranks = self.training(run)
+        assert len(ranks) >= 2
+        assert run.backend.cancel(run.paths, why="test", grace_s=5).state is State.CANCELLED
+        assert not any(alive(rank) for rank in ranks)
+
+    def test_a_rank_that_is_killed_does_not_leave_the_other_hanging(self, run):
+        run.start()
+        ranks = self.training(run)
+        os.kill(ranks[-1], signal.SIGKILL)
+        seen = run.until(State.EXITED, seconds=60)
+        assert seen.exit_code not in {0, None}
+        run.backend.sweep(run.paths)
+        assert not any(alive(rank) for rank in ranks)
+
+    def test_a_short_run_leaves_a_valid_result(self, run):
+        from trainyard.outcome import judge
+
+        run.spec = replace(run.spec, steps=12, evaluate=True)
+        run.start()
+        outcome = judge(run.paths, run.spec, run.until(State.EXITED, seconds=120))
+        assert (outcome.status, outcome.reason) == ("completed", "")
+        assert outcome.result.run_id == run.paths.run_id

@@ -219,6 +219,42 @@ print('clean')
             assert f"trainyard.operators.links.{link}" in said
 
 
+class TestPools:
+    def test_a_scheduler_makes_the_pools_that_are_missing_and_changes_no_other(self, airflow_home):
+        """In a process of its own, with Airflow's own listener manager and database."""
+        code = """
+from types import SimpleNamespace
+from airflow.listeners.listener import get_listener_manager
+from airflow.models.pool import Pool
+from airflow.utils.session import create_session
+
+def pools():
+    with create_session() as session:
+        return {p.pool: (p.slots, p.include_deferred) for p in Pool.get_pools(session=session)
+                if p.pool.startswith('trainyard')}
+
+def start(kind):
+    get_listener_manager().hook.on_starting(component=SimpleNamespace(job_type=kind))
+
+start('TriggererJob')
+assert pools() == {}, pools()
+with create_session() as session:
+    Pool.create_or_update_pool('trainyard_gpu', 8, 'mine', True, session=session)
+start('SchedulerJob')
+assert pools() == {'trainyard_gpu': (8, True), 'trainyard_cpu': (1, True)}, pools()
+start('SchedulerJob')
+print('made')
+"""
+        assert airflow_home.run("-c", code).stdout.endswith("made\n")
+
+    def test_every_training_task_waits_in_one_of_them(self, tasks):
+        from trainyard.hooks import pools
+
+        assert {task.pool for task in tasks if task.task_id.startswith("run_on_")} == set(
+            pools.POOLS
+        )
+
+
 RUN_DAG = """
 import json, sys
 from pathlib import Path
