@@ -37,7 +37,7 @@ def test_every_file_is_applied_once_and_recorded_with_its_checksum(results_url):
         assert all(row[3].endswith("+00:00") for row in rows)
         assert tables(store) == {
             "schema_migrations", "studies", "runs", "run_metrics", "run_windows", "run_epochs",
-            "run_flags", "run_checks", "datasets", "environment_checks",
+            "run_flags", "run_checks", "datasets", "environment_checks", "run_jobs",
         }  # fmt: skip
 
 

@@ -165,6 +165,21 @@ def answers_run_checks(store):
     ]
 
 
+def answers_run_jobs(store):
+    first = {
+        "attempt": 0, "cluster": "hpc", "job_id": 4711, "state": "PREEMPTED", "node_list": "n[1-2]",
+        "source": "sacct", "elapsed_s": 12.0, "cpu_s": 48.0, "cpu_used_s": 40.5, "gpu_s": None,
+        "max_rss_bytes": 2**33, "energy_j": None,
+    }  # fmt: skip
+    second = first | {"attempt": 1, "job_id": 4712, "state": "COMPLETED", "energy_j": 1.5e6}
+    store.save_usage("alone", [second, first])
+    assert store.query("run_jobs", run_id="alone") == [first, second]
+    store.save_usage("alone", [second])
+    assert store.query("run_jobs", run_id="alone") == [second], "replaced, not added"
+    store.save_usage("alone", [])
+    assert store.query("run_jobs", run_id="alone") == []
+
+
 def answers_runs_of_dag_run(store):
     rows = store.query("runs_of_dag_run", dag_id="train", dag_run_id="manual__2026-11-22")
     assert values(rows, "run_id", "map_index", "try_number", "status", "sane", "phase") == [

@@ -193,6 +193,19 @@ def check_columns(place: int, check: EnvironmentCheck) -> Columns:
     return values | {"idx": place, "checked_at": moment(check.checked_at, "checked_at")}
 
 
+_JOB_TEXTS = ("cluster", "state", "node_list", "source")
+_JOB_NUMBERS = (
+    "attempt", "job_id", "elapsed_s", "cpu_s", "cpu_used_s", "gpu_s", "max_rss_bytes", "energy_j",
+)  # fmt: skip
+
+
+def job_columns(job: Mapping[str, Any]) -> Columns:
+    """Return the columns of table ``run_jobs`` for one attempt of a cluster job."""
+    return {name: text(str(job[name])) for name in _JOB_TEXTS} | {
+        name: job[name] for name in _JOB_NUMBERS
+    }
+
+
 def study_columns(row: StudyRow) -> Columns:
     """Return the columns of table ``studies`` for *row*."""
     values = {f.name: getattr(row, f.name) for f in fields(row)}

@@ -102,6 +102,17 @@ class Store:
         with self._writing():
             self._link(run_id, given, replace=True)
 
+    def save_usage(self, run_id: str, jobs: Sequence[Mapping[str, Any]]) -> None:
+        """Store what the cluster jobs of a stored run used; a second time replaces the first.
+
+        *jobs* have the columns of ``run_jobs`` (see ``backends.JobUsage``).
+        """
+        rows = [{"run_id": run_id} | records.job_columns(job) for job in jobs]
+        with self._writing():
+            self.engine.fetch("DELETE FROM run_jobs WHERE run_id = :run_id", {"run_id": run_id})
+            if rows:
+                self.engine.fetch_many(write.insert("run_jobs", rows[0]), rows)
+
     def save_study(self, row: StudyRow) -> None:
         """Store *row*; a second time replaces the first, but an empty link keeps the stored one."""
         columns = records.study_columns(row)
