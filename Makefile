@@ -14,7 +14,7 @@ KEEP ?=
 SITE ?= local
 LOCAL  := $(AIRFLOW_PY) -m trainyard.local --state $(STATE_DIR)
 
-.PHONY: demo serve setup setup-test test test-fast bench-pipeline lint format help locks clean
+.PHONY: demo serve setup setup-test test test-fast bench-pipeline pictures lint format help locks clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -49,6 +49,9 @@ lint: setup-test  ## ruff and mypy
 
 bench-pipeline: setup-test  ## what the pipeline costs beside the work; one JSON object last
 	@$(AIRFLOW_PY) benchmarks/pipeline.py
+
+pictures: setup-test  ## take the documentation's pictures from the last demo
+	$(AIRFLOW_PY) docs/images/make.py $(STATE_DIR)
 
 format: setup-test  ## bring the code into its one form
 	$(ENVS)/lint/bin/ruff check --fix . ; $(ENVS)/lint/bin/ruff format .
