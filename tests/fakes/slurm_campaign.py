@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from unittest import mock
 
@@ -211,9 +212,22 @@ class Campaign:
         return [job for job in self.cluster.jobs if job.name == self.key.name]
 
     @property
+    def replaced(self) -> int:
+        """Jobs that ended in the queue, were forgotten, and were submitted again: none of them ran.
+
+        When the submitter is killed just then and slurmdbd is down, nobody is left who knows them.
+        """
+        return sum(
+            (ended := job.over_since(later.submitted)) is not None
+            and not job.ran(later.submitted)
+            and later.submitted - ended >= self.cluster.min_job_age
+            for job, later in pairwise(self.mine)
+        )
+
+    @property
     def duplicates(self) -> int:
-        """Jobs beyond the first, whether they ran or not."""
-        return len(self.mine) - 1
+        """Jobs beyond the first, unless all before them are over, forgotten, and never ran."""
+        return len(self.mine) - 1 - self.replaced
 
     @property
     def orphans(self) -> int:

@@ -133,7 +133,7 @@ class _Case:
                 return self.ended(record)
             if waits and self.deadline_passed():
                 return self.ended(record)
-        if self.evidence.exit is not None and self.is_gone() and not self.may_come_back(record):
+        if self.exit_code_decides(record) and self.evidence.exit is not None:
             code = self.evidence.exit.code
             outcome = Outcome.SUCCEEDED if code == 0 else Outcome.FAILED
             return self.final(
@@ -169,6 +169,20 @@ class _Case:
         if known is not None and known.submitted == record.submitted and known.requeue is False:
             return True
         return record.state == "PREEMPTED" and not self.profile.preempted_comes_back(record)
+
+    def exit_code_decides(self, record: JobRecord | None) -> bool:
+        """Return whether the wrapper's word and the controller's "no" are all that will come.
+
+        A 0 needs nobody else. Another code may be the answer to a signal: accounting, where there
+        is one, is given a while to say whether the job failed or was cancelled or out of time.
+        """
+        if self.evidence.exit is None or not self.is_gone() or self.may_come_back(record):
+            return False
+        if self.evidence.exit.code == 0 or not self.profile.plan.use_sacct:
+            return True
+        waited_s = self.now - (self.evidence.absent_since or self.now)
+        answered = self.evidence.accounting_answers >= 2  # noqa: PLR2004 - "twice"
+        return answered or waited_s >= self.patience.absence_s
 
     def may_come_back(self, record: JobRecord | None) -> bool:
         return record is not None and record.rule.comes_back and not self.deadline_passed()

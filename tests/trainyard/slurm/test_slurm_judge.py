@@ -258,8 +258,21 @@ def test_accounting_proves_what_the_controller_forgot():
     assert story.outcome() is Outcome.SUCCEEDED
 
 
+def test_accounting_may_say_why_a_job_left_an_exit_code_other_than_0():
+    story = Story(sacct=True).shows("RUNNING").lacks(3).wrote(143)
+    assert story.kind is Kind.UNKNOWN, "a cancelled job's wrapper writes 143, too"
+    assert replace(story.verdict(), outcome=None) == story.verdict()
+    story.accounts("CANCELLED")
+    assert story.outcome() is Outcome.CANCELLED
+    story = Story(sacct=True).shows("RUNNING").lacks(3).wrote(143).accounts().accounts()
+    assert story.outcome() is Outcome.FAILED, "accounting does not know it"
+    story = Story(sacct=True).shows("RUNNING").lacks(31).wrote(143)
+    assert story.outcome() is Outcome.FAILED, "accounting does not answer"
+
+
 def test_accounting_that_lags_is_not_believed_against_the_controller():
-    story = Story(sacct=True).shows("RUNNING", submitted=300).lacks(3).accounts("FAILED").wrote(1)
+    story = Story(sacct=True).shows("RUNNING", submitted=300).lacks(31).accounts("FAILED")
+    story.wrote(1)
     assert story.verdict().sources == ("absence", "exit_code"), "an attempt before the one shown"
 
 
