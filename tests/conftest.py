@@ -10,4 +10,5 @@ pytest_plugins: list[str] = [
     "tests.fixtures.disks",
     "tests.fixtures.s3",
     "tests.fixtures.slurm_cluster",
+    "tests.fixtures.sshd",
 ]

@@ -16,6 +16,7 @@ from trainyard.slurm.complaints import Sent
 from trainyard.slurm.errors import (
     ControllerUnreachableError,
     GarbageOutputError,
+    NotSentError,
     SubmissionRefusedError,
     SubmissionUnknownError,
     SubmissionUnsentError,
@@ -75,6 +76,8 @@ class SlurmClient:
         argv = [f"{self._folder}sbatch", "--parsable", *arguments]
         try:
             done = self._transport.run(argv, stdin=script, timeout=self.timeout_s)
+        except NotSentError as error:
+            raise SubmissionUnsentError(f"sbatch: {error}") from error
         except TransportError as error:
             raise SubmissionUnknownError(f"sbatch: {error}") from error
         if done.rc == 0:

@@ -21,6 +21,18 @@ class TransportError(SlurmError, UnavailableError):
     """The command could not be run or did not end in time; it may have had its effect."""
 
 
+class NotSentError(TransportError):
+    """The way to Slurm is closed: the command did not begin, so it had no effect."""
+
+
+class LoginError(SlurmError, ConfigurationError):
+    """The login node cannot be trusted or does not let us in; somebody must correct that."""
+
+
+class HostKeyError(LoginError):
+    """The login node shows a key that nobody vouched for, or another one than it should."""
+
+
 class CommandMissingError(SlurmError, ConfigurationError):
     """A Slurm command is not installed where the transport runs commands."""
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from trainyard.slurm.errors import CommandMissingError, TransportError
 
 NOT_FOUND = 127
-_OURS_TO_SET = ("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SCONTROL_")
+OURS_TO_SET = ("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SCONTROL_")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -38,8 +38,8 @@ class Transport(Protocol):
         """Run *argv* and return how it ended.
 
         Raises ``TransportError`` when it did not end within *timeout* seconds or the way there
-        broke (it may have had its effect all the same) and ``CommandMissingError`` when the
-        program does not exist (it had none).
+        broke (it may have had its effect all the same, unless it is a ``NotSentError``), and
+        ``CommandMissingError`` when the program does not exist (it had none).
         """
         ...
 
@@ -88,7 +88,7 @@ class LocalTransport:
         kept = {
             name: value
             for name, value in os.environ.items()
-            if name == "SLURM_CONF" or not name.startswith(_OURS_TO_SET)
+            if name == "SLURM_CONF" or not name.startswith(OURS_TO_SET)
         }
         return kept | dict(self.environment)
 
