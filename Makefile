@@ -14,7 +14,7 @@ KEEP ?=
 SITE ?= local
 LOCAL  := $(AIRFLOW_PY) -m trainyard.local --state $(STATE_DIR)
 
-.PHONY: demo serve setup setup-test test test-fast bench-pipeline pictures lint format help locks clean
+.PHONY: demo serve setup setup-test test test-fast bench-pipeline pictures lint format help locks
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -32,7 +32,7 @@ $(UV): requirements/boot.txt
 setup: $(UV)  ## the two environments, from the hash-pinned locks
 	$(PYTHON) requirements/sync.py airflow trainer
 
-setup-test: $(UV)
+setup-test: $(UV)  ## the environments with what tests and lint add
 	$(PYTHON) requirements/sync.py airflow-test trainer-test lint
 
 test: setup-test lint  ## everything: lint, types, both test suites
