@@ -10,11 +10,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from trainyard.backends import Observation, State, folder, open_backend
+from trainyard.backends import Observation, State, claims, folder, open_backend
+from trainyard.backends.identity import TaskIdentity
 from trainyard.outcome import Outcome, judge
 from trainyard.paths import RunPaths
 from trainyard.settings import Settings
-from trainyard.study import StudyFile, StudyRun, TaskIdentity
+from trainyard.study import StudyFile, StudyRun
 
 if TYPE_CHECKING:
     from trainyard.store import RunRow, Store
@@ -48,6 +49,7 @@ def finish_run(
     row = _publish(settings, paths, row)
     if paths.run_dir.is_dir():
         folder.write_once(paths.recorded, f"{row.status}\n")
+    claims.drop(paths)
     return row
 
 

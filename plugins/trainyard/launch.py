@@ -110,10 +110,20 @@ def trainer_arguments(spec: RunSpec, site: Site, paths: RunPaths) -> tuple[str, 
     return (*base, "--data", data) if data else base
 
 
+_BACKSTOP_S = 120
+_LAST_GRACE_S = 30
+
+
 def _process(spec: RunSpec, site: Site, paths: RunPaths) -> tuple[str, ...]:
+    """Return the command of a plain process, which ends even when nobody is left to end it.
+
+    Whoever waits for the run ends it at the site's limit; coreutils' timeout does a little later.
+    """
+    limit = site.run_timeout_s + _BACKSTOP_S
+    backstop = ("timeout", f"--kill-after={_LAST_GRACE_S}", str(limit))
     arguments = trainer_arguments(spec, site, paths)
     if not spec.distributed:
-        return (site.python, *arguments)
+        return (*backstop, site.python, *arguments)
     torchrun = (
         "-m",
         "torch.distributed.run",
@@ -123,7 +133,7 @@ def _process(spec: RunSpec, site: Site, paths: RunPaths) -> tuple[str, ...]:
         "--nproc-per-node",
         str(spec.ranks),
     )
-    return (site.python, *torchrun, *arguments)
+    return (*backstop, site.python, *torchrun, *arguments)
 
 
 _RENDERERS: dict[Launcher, Callable[[RunSpec, Site, RunPaths], tuple[str, ...]]] = {

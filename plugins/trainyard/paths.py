@@ -107,9 +107,11 @@ class RunPaths:
         return self.run_dir / "cancelled"
 
     @property
-    def owner(self) -> Path:
-        """Number of the Airflow try that waits for the run."""
-        return self.run_dir / "owner"
+    def claim(self) -> Path:
+        """Which Airflow try waits for the run; outside the folder, so that all claims are listed
+        at once. Gone once the run is recorded.
+        """
+        return self.root / ".claims" / self.run_id
 
     @property
     def recorded(self) -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 
 from trainer.contract import ContractError, dumps, loads
 from trainyard.backends import folder
+from trainyard.backends.identity import TaskIdentity
 from trainyard.errors import ConfigurationError
 from trainyard.launch import launch
 from trainyard.paths import RunPaths, run_id_of
@@ -22,22 +23,6 @@ from trainyard.presets import StudyParameters
 from trainyard.settings import Settings
 from trainyard.sites import Site
 from trainyard.suites import SUITES, PlannedRun, StudyPlan
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class TaskIdentity:
-    """Which try of which Airflow task instance acts."""
-
-    dag_id: str
-    """DAG."""
-    dag_run_id: str
-    """DAG run."""
-    task_id: str
-    """Task."""
-    map_index: int = -1
-    """Map index, -1 for a task that is not mapped."""
-    try_number: int = 1
-    """Try, from 1."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

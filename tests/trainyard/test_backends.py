@@ -21,7 +21,8 @@ from tests.fakes import trainers
 from tests.fakes.runs import SPEC, site
 from tests.requirements import need
 from trainer.contract import dumps, loads
-from trainyard.backends import State, folder, open_backend, procfs
+from trainyard.backends import State, claims, folder, open_backend, procfs
+from trainyard.backends.identity import Claim, TaskIdentity
 from trainyard.backends.process import ProcessBackend
 from trainyard.backends.procfs import ProcessIdentity
 from trainyard.errors import ConfigurationError, UnavailableError
@@ -75,6 +76,11 @@ def runs(tmp_path: Path) -> Iterator[Any]:
     yield make
     for run in made:
         run.backend.sweep(run.paths)
+
+
+def claim(try_number: int) -> Claim:
+    task = TaskIdentity(dag_id="d", dag_run_id="r", task_id="t", try_number=try_number)
+    return Claim(plan="/plan.json", index=0, task=task)
 
 
 def alive(pid: int) -> bool:
@@ -398,11 +404,11 @@ class TestCancel:
     def test_a_try_that_lost_the_run_may_not_end_it(self, runs):
         run = runs(trainers.SLEEPS)
         run.start()
-        assert folder.claim(run.paths, 2)
+        assert claims.take(run.paths, claim(2))
         assert run.backend.cancel(run.paths, why="try 1", asked_by=1).state is State.RUNNING
         assert not run.paths.cancelled.exists()
         assert run.backend.cancel(run.paths, why="try 2", asked_by=2).state is State.CANCELLED
-        assert not folder.claim(run.paths, 3), "a run that is being ended cannot be adopted"
+        assert not claims.take(run.paths, claim(3)), "a run that is being ended cannot be adopted"
 
 
 class TestAttempts:
@@ -418,6 +424,17 @@ class TestAttempts:
         assert sorted(p.name for p in tmp_path.iterdir()) == [
             "run", "run.attempt-2", "run.attempt-3",
         ]  # fmt: skip
+
+
+def test_a_run_that_nobody_ends_ends_by_itself(tmp_path):
+    """The wrapper's own limit, for a host on which Airflow died for good."""
+    run = Run(tmp_path, trainers.SLEEPS)
+    made = launch(run.spec, run.site, run.paths)
+    assert made.script.count(" 3720 ") == 1
+    quick = replace(made, script=made.script.replace(" 3720 ", " 0.3 "))
+    run.backend.start(quick, run.paths, run.spec)
+    assert run.until(State.EXITED).exit_code == 124
+    assert run.backend.sweep(run.paths) == 0
 
 
 def test_every_launcher_has_a_backend(tmp_path):

@@ -135,6 +135,7 @@ def test_the_script_quotes_whatever_the_site_holds(tmp_path, name):
     )
     assert done.returncode == 0, done.stderr
     said = (paths.run_dir / "said").read_text()
-    assert said == "".join(f"{word}\n" for word in (name, *made.argv[1:]))
+    assert made.argv[:4] == ("timeout", "--kill-after=30", "3720", str(program))
+    assert said == "".join(f"{word}\n" for word in (name, *made.argv[4:]))
     assert paths.exit_code.read_text() == "0\n"
     assert not list(tmp_path.rglob("hacked"))

@@ -19,7 +19,8 @@ from tests.fakes.airflow_context import context
 from tests.fakes.runs import result, site
 from tests.fixtures.settings import make_settings
 from trainer.contract import Dataset, Status, dumps, loads
-from trainyard.backends import State, folder, open_backend
+from trainyard.backends import State, claims, folder, open_backend
+from trainyard.backends.identity import Claim, TaskIdentity
 from trainyard.backends.procfs import ProcessIdentity, stat
 from trainyard.errors import (
     ConfigurationError,
@@ -28,9 +29,10 @@ from trainyard.errors import (
     RunLostError,
     UnavailableError,
 )
+from trainyard.launch import launch
 from trainyard.presets import PRESETS, Preset
 from trainyard.store import migrate, open_store
-from trainyard.study import TaskIdentity, make_study, references, write_study
+from trainyard.study import make_study, references, write_study
 
 
 class Scene:
@@ -147,7 +149,7 @@ class TestDeferral:
         assert second.trigger.run_id == first.trigger.run_id
         assert second.trigger.deadline == first.trigger.deadline
         assert second.trigger.owner == 2
-        assert folder.owner(scene.run.paths) == 2
+        assert folder.claim_of(scene.run.paths).task.try_number == 2
 
     def test_what_goes_through_xcom_is_an_id(self, scene):
         scene.trainer(scene.good_result())
@@ -161,7 +163,9 @@ class TestEnds:
         scene.trainer(scene.good_result())
         deferred = scene.execute()
         scene.until_over()
+        assert folder.claim_of(scene.run.paths) is not None
         scene.complete(deferred)
+        assert folder.claim_of(scene.run.paths) is None
         row = scene.row()
         assert (row.status, row.exit_code, row.try_number) == ("completed", 0, 1)
         assert row.result.metric("images_per_second") == 100.0
@@ -357,6 +361,68 @@ class TestKills:
         again = scene.execute(try_number=2)
         assert again.trigger.run_id == scene.run.paths.attempt(2).run_id
         assert stat(scene.pid()) is None or not stat(scene.pid()).alive
+
+
+class TestAbandoned:
+    """A task killed between its deferral and the start of its trigger leaves a run behind."""
+
+    @pytest.fixture
+    def left(self, scene, monkeypatch):
+        """A run of another DAG run, started and claimed, and Airflow's word on its task."""
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+        scene.trainer(trainers.SLEEPS)
+        task = TaskIdentity(
+            dag_id="study", dag_run_id="manual__0", task_id="run_on_cpu", map_index=0
+        )
+        study = replace(scene.study, dag_run_id="manual__0")
+        run = study.run(0)
+        reference = references(write_study(study), study)[0]
+        claims.take(run.paths, Claim(plan=reference["plan"], index=0, task=task))
+        spec = run.planned.spec
+        scene.backend.start(launch(spec, study.site, run.paths), run.paths, spec)
+        word: dict[str, object] = {"run_on_cpu_0": "failed"}
+        monkeypatch.setattr(
+            RuntimeTaskInstance,
+            "get_task_states",
+            staticmethod(lambda **question: {run_id: word for run_id in question["run_ids"]}),
+        )
+        yield run, word
+        scene.backend.sweep(run.paths)
+
+    @pytest.mark.parametrize("state", ["failed", "success", "skipped", "deleted"])
+    def test_is_ended_and_recorded_before_the_next_run_is_measured(self, scene, left, state):
+        run, word = left
+        word["run_on_cpu_0"] = state
+        if state == "deleted":
+            word.clear()
+        scene.execute()
+        seen = scene.backend.observe(run.paths)
+        assert (seen.state, seen.detail) == (
+            State.CANCELLED,
+            "cancelled: its task ended without it",
+        )
+        with open_store(scene.settings.results_url) as store:
+            row = store.run(run.paths.run_id)
+        assert (row.status, row.dag_run_id) == ("cancelled", "manual__0")
+        assert folder.claim_of(run.paths) is None
+
+    @pytest.mark.parametrize(
+        "state", ["deferred", "running", "queued", "scheduled", "up_for_retry", None]
+    )
+    def test_a_run_that_somebody_waits_for_is_left_alone(self, scene, left, state):
+        run, word = left
+        word["run_on_cpu_0"] = state
+        scene.execute()
+        assert scene.backend.observe(run.paths).state is State.RUNNING
+        assert folder.claim_of(run.paths) is not None
+
+    def test_one_that_cannot_be_ended_does_not_stop_the_next(self, scene, left):
+        run, _ = left
+        identity = loads(ProcessIdentity, run.paths.process.read_text())
+        folder.write_once(run.paths.process, dumps(replace(identity, host="elsewhere")))
+        assert scene.execute().trigger.run_id == scene.run.paths.run_id
+        folder.write_once(run.paths.process, dumps(identity))
 
 
 class TestLinks:

@@ -47,10 +47,13 @@ def test_is_short_and_safe_whatever_airflow_calls_things(dag_run, task, index):
     assert len(found) <= 120
 
 
-def test_every_file_lies_in_the_run_folder_but_the_lock():
+OUTSIDE = {"run_dir", "lock", "claim"}
+
+
+def test_every_file_lies_in_the_run_folder_but_lock_and_claim():
     paths = RunPaths(root=Path("/runs"), run_id="r")
     properties = [n for n in dir(RunPaths) if isinstance(getattr(RunPaths, n), property)]
-    places = {name: getattr(paths, name) for name in properties if name not in {"run_dir", "lock"}}
+    places = {name: getattr(paths, name) for name in properties if name not in OUTSIDE}
     assert all(path.parent == paths.run_dir for path in places.values())
     assert len(set(places.values())) == len(places), "two names for one file"
     assert paths.run_dir not in paths.lock.parents

@@ -15,11 +15,12 @@ from tests.fakes import trainers
 from tests.fakes.airflow_context import TaskInstance
 from tests.fakes.runs import site
 from trainer.contract import Dataset
-from trainyard.backends import State, folder, open_backend
+from trainyard.backends import State, claims, folder, open_backend
+from trainyard.backends.identity import Claim, TaskIdentity
 from trainyard.launch import launch
 from trainyard.presets import PRESETS, Preset
 from trainyard.runlog import READ_BYTES, Follower, describe, tail
-from trainyard.study import TaskIdentity, make_study, write_study
+from trainyard.study import make_study, write_study
 from trainyard.triggers.run import MOST_LINES, RunTrigger
 
 
@@ -243,7 +244,10 @@ class TestOnKill:
     def test_a_run_that_a_later_try_adopted_is_left_alone(self, scene, api):
         api[0]["state"] = "running"
         scene.start(trainers.SLEEPS)
-        folder.claim(scene.paths, 2)
+        later = TaskIdentity(
+            dag_id="study", dag_run_id="manual__1", task_id="run_on_cpu", map_index=0, try_number=2
+        )
+        claims.take(scene.paths, Claim(plan=scene.plan, index=0, task=later))
         self.kill(scene.trigger(owner=1))
         assert scene.backend.observe(scene.paths).state is State.RUNNING
 

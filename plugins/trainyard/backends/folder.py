@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.contract import ContractError, RunSpec, dumps, loads
+from trainyard.backends.identity import Claim
 from trainyard.errors import ConfigurationError, UnavailableError
 from trainyard.launch import Launch
 from trainyard.paths import RunPaths
@@ -99,6 +100,14 @@ def cancelled(paths: RunPaths) -> Cancelled | None:
         return Cancelled(why="unknown", at=0.0)
 
 
+def claim_of(paths: RunPaths) -> Claim | None:
+    """Return which try waits for the run, or None when nobody left a readable claim."""
+    try:
+        return loads(Claim, paths.claim.read_text(), str(paths.claim))
+    except (FileNotFoundError, ContractError):
+        return None
+
+
 def request_end(paths: RunPaths, why: str, *, asked_by: int | None = None) -> bool:
     """Record that the run shall end; return False when *asked_by* is a try that lost the run.
 
@@ -106,7 +115,8 @@ def request_end(paths: RunPaths, why: str, *, asked_by: int | None = None) -> bo
     """
     text = json.dumps({"why": why, "at": time.time()})
     with locked(paths), contextlib.suppress(FileExistsError):
-        if asked_by is not None and owner(paths) not in {None, asked_by}:
+        claim = claim_of(paths)
+        if asked_by is not None and claim is not None and claim.task.try_number != asked_by:
             return False
         descriptor = os.open(paths.cancelled, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         with os.fdopen(descriptor, "w") as handle:
@@ -132,23 +142,3 @@ def newest_attempt(paths: RunPaths) -> int:
     while paths.attempt(number + 1).run_dir.exists():
         number += 1
     return number
-
-
-def claim(paths: RunPaths, try_number: int) -> bool:
-    """Make a try the run's owner; return whether the run may go on (nobody asked for its end).
-
-    A trigger of an earlier try that is told to kill finds out here that the run is not its any
-    more: clearing a task may start the next try before the kill arrives.
-    """
-    with locked(paths):
-        write_once(paths.owner, f"{try_number}\n")
-        return cancelled(paths) is None
-
-
-def owner(paths: RunPaths) -> int | None:
-    """Return the try that owns the run, None when no try does."""
-    try:
-        text = paths.owner.read_text().strip()
-    except FileNotFoundError:
-        return None
-    return int(text) if text.isdigit() else None

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk import BaseOperator, ExceptionRetryPolicy, RetryAction, RetryRule
 
 from trainer.contract import Status
-from trainyard.backends import Backend, Observation, State, folder, open_backend
+from trainyard.backends import Backend, Observation, State, claims, folder, open_backend
+from trainyard.backends.identity import Claim
 from trainyard.errors import (
     ConfigurationError,
     RunCancelledError,
@@ -20,10 +21,11 @@ from trainyard.errors import (
     UnavailableError,
 )
 from trainyard.launch import launch
+from trainyard.operators.abandoned import end_abandoned, identity_of
 from trainyard.operators.links import MLflowRunLink, RunFolderLink
 from trainyard.paths import RunPaths
 from trainyard.settings import Settings, load_settings
-from trainyard.study import StudyRun, TaskIdentity, run_of
+from trainyard.study import StudyRun, run_of
 from trainyard.triggers.run import RunTrigger
 
 if TYPE_CHECKING:
@@ -93,24 +95,33 @@ class TrainOperator(BaseOperator):
 
     def execute(self, context: Context) -> str:
         """Start the run or find it again, and wait for its end in the triggerer."""
+        end_abandoned(self._settings, self._backend, self._run.paths.root, identity_of(context))
         paths = self._settle_earlier(context)
         run = self._run
         # Known before the process exists, so that on_kill ends it whenever it comes.
         self._held = paths
+        # Claimed before it exists, so that the next task finds it should this worker die now.
+        if not claims.take(paths, self._claim(context)):
+            raise RunLostError(
+                f"run {paths.run_id} is being ended by whoever killed the try before this one; "
+                "the next try starts it anew"
+            )
         seen = self._backend.start(
             launch(run.planned.spec, run.study.site, paths), paths, run.planned.spec
         )
         self.files_url = paths.run_dir.as_uri()
         self.log.info("Run %s: %s, %s", paths.run_id, seen.state, seen.detail)
         context["task_state_store"].set("run_id", paths.run_id)
-        if not folder.claim(paths, _try_number(context)):
-            raise RunLostError(
-                f"run {paths.run_id} is being ended by whoever killed the try before this one; "
-                "the next try starts it anew"
-            )
         if seen.state.is_over:
             return self._finish(context, paths, seen)
-        return self._wait(paths, seen, _try_number(context))
+        return self._wait(paths, seen, identity_of(context).try_number)
+
+    def _claim(self, context: Context) -> Claim:
+        return Claim(
+            plan=str(self.planned["plan"]),
+            index=int(self.planned["index"]),
+            task=identity_of(context),
+        )
 
     def _settle_earlier(self, context: Context) -> RunPaths:
         """Return the attempt to run, after recording one that nobody will continue."""
@@ -223,19 +234,3 @@ def _told(row: RunRow) -> str:
 
 def _too_long(run: StudyRun) -> str:
     return f"it took longer than {run.study.site.run_timeout_s} s, the limit of its site"
-
-
-def _try_number(context: Context) -> int:
-    return int(context["ti"].try_number)
-
-
-def identity_of(context: Context) -> TaskIdentity:
-    """Return which try of which task instance *context* belongs to."""
-    task = context["ti"]
-    return TaskIdentity(
-        dag_id=task.dag_id,
-        dag_run_id=task.run_id,
-        task_id=task.task_id,
-        map_index=-1 if task.map_index is None else task.map_index,
-        try_number=task.try_number,
-    )

@@ -11,7 +11,7 @@ from airflow.sdk.bases.skipmixin import SkipMixin
 
 from trainer.contract import Dataset
 from trainyard.errors import ConfigurationError, DatasetError, EnvironmentFailedError
-from trainyard.operators.launch import identity_of
+from trainyard.operators.abandoned import identity_of
 from trainyard.operators.links import MLflowRunLink, ReportLink
 from trainyard.settings import Settings, load_settings
 from trainyard.sites import Site, get_site, load_sites
