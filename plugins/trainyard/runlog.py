@@ -47,10 +47,13 @@ class Follower:
     def lines(self) -> list[str]:
         """Return the whole lines written since the last call, at most ``READ_BYTES`` of them.
 
-        A line without its end stays for the next call, unless it alone fills the budget.
+        A line without its end stays for the next call, unless it alone fills the budget. A file
+        that has become shorter was begun anew, and is read from its start.
         """
         try:
             with self.path.open("rb") as handle:
+                if self.offset > handle.seek(0, 2):
+                    self.offset = 0
                 handle.seek(self.offset)
                 data = handle.read(READ_BYTES)
         except OSError:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trainyard.errors import ConfigurationError
-from trainyard.slurm.site import SlurmSite, parse_slurm
+from trainyard.slurm.site import SlurmSite, Tier, parse_slurm
 
 
 class Launcher(StrEnum):
@@ -81,8 +81,26 @@ class Site:
 
     @property
     def pool(self) -> str:
-        """Airflow pool whose slots runs on this site take."""
+        """Airflow pool whose slots runs on this site take: a cluster has a queue of its own."""
+        if self.slurm is not None:
+            return "trainyard_slurm"
         return "trainyard_gpu" if self.gpus_per_node else "trainyard_cpu"
+
+    @property
+    def longest_s(self) -> int:
+        """Seconds after which a run that is not over is given up, waiting for nodes included."""
+        return self.run_timeout_s + (self.slurm.queue_limit_s if self.slurm else 0)
+
+    def tier(self, name: str) -> Tier:
+        """Return the priority tier called *name*; the empty name changes nothing."""
+        if self.slurm is not None:
+            return self.slurm.tier(name)
+        if name:
+            raise ConfigurationError(
+                f"tier = {name!r}: site {self.name!r} has no queue with priorities; leave the tier "
+                "empty or choose a Slurm site"
+            )
+        return Tier(name="")
 
 
 def parse_sites(text: str, source: str) -> dict[str, Site]:

@@ -14,7 +14,7 @@ import time
 
 from trainer.contract import ContractError, RunSpec, dumps, loads
 from trainyard.backends import folder, procfs
-from trainyard.backends.base import Observation, State
+from trainyard.backends.base import JobUsage, Observation, State
 from trainyard.backends.procfs import ProcessIdentity
 from trainyard.errors import UnavailableError
 from trainyard.launch import Launch
@@ -81,6 +81,10 @@ class ProcessBackend:
     def sweep(self, paths: RunPaths) -> int:
         """End what outlived the run, such as ranks of a torchrun that was killed."""
         return _end_all(paths, _identity(paths), grace_s=1.0)
+
+    def usage(self, paths: RunPaths) -> tuple[JobUsage, ...]:
+        """Return nothing: plain processes have no accounting."""
+        return ()
 
 
 def _ended(paths: RunPaths, identity: ProcessIdentity | None) -> Observation | None:

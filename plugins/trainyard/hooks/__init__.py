@@ -1,1 +1,1 @@
-"""Airflow hooks and listeners."""
+"""Airflow hooks: what turns a connection of Airflow into something Trainyard can use."""

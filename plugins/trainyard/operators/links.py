@@ -55,3 +55,14 @@ class RunFolderLink(_AttributeLink):
     def name(self) -> str:
         """Text of the button."""
         return "Run files"
+
+
+class SlurmJobLink(_AttributeLink):
+    """Job id, cluster, nodes and state: the task's page that shows them."""
+
+    attribute = "job_url"
+
+    @property
+    def name(self) -> str:
+        """Text of the button."""
+        return "Slurm job"

@@ -46,6 +46,10 @@ class Tier:
     """Partition of its jobs; empty: the site's."""
     nice: int = 0
     """Added to the job's nice value: higher runs later."""
+    pool: str = ""
+    """Airflow pool of its tasks; empty: the site's."""
+    weight: int = 10
+    """Airflow priority of its tasks within the pool: higher starts first."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -102,6 +106,10 @@ class SlurmSite:
     """Airflow connection with login node, folder of commands and poll settings."""
     slurm_conf: str = ""
     """SLURM_CONF for the commands; empty: the host's own."""
+    queue_limit_s: int = 24 * 3600
+    """Seconds a job may wait in the queue, added to the site's run_timeout_s."""
+    resubmits: int = 3
+    """Times a run is submitted again after a lost node or a preemption that cancels."""
 
     def __post_init__(self) -> None:
         """Refuse what could not be written into a script or would never start."""
@@ -113,6 +121,8 @@ class SlurmSite:
             _matches("slurm.tiers", tier.name, _NAME)
             _matches(f"slurm.tiers.{tier.name}.qos", tier.qos, _NAME)
             _matches(f"slurm.tiers.{tier.name}.partition", tier.partition, _LIST)
+            _matches(f"slurm.tiers.{tier.name}.pool", tier.pool, _NAME)
+            _bounded(f"slurm.tiers.{tier.name}.weight", tier.weight, 1, _MANY)
         for name in ("modules", "setup", "binds"):
             for line in getattr(self, name):
                 _one_line(f"slurm.{name}", line)
@@ -157,6 +167,8 @@ _BOUNDS = (
     ("rendezvous_ports", 1, _LAST_PORT),
     ("grace_s", 0, 65535),
     ("largest_script_bytes", 1024, _MANY),
+    ("queue_limit_s", 1, _MANY),
+    ("resubmits", 0, 100),
 )
 
 
@@ -234,7 +246,7 @@ def _tiers(table: object, where: str) -> tuple[Tier, ...]:
     tiers = []
     for name, tier in table.items():
         values = _known(tier, allowed, f"{where}.{name}")
-        kinds = {"nice": 0}
+        kinds = {"nice": 0, "weight": 0}
         made = {k: _typed(v, kinds.get(k, ""), f"{where}.{name}.{k}") for k, v in values.items()}
         tiers.append(Tier(name=name, **made))
     return tuple(tiers)
