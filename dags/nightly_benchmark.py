@@ -20,6 +20,7 @@ machine would measure each other.
 """,
     params={
         **forms.site_form(),
+        **forms.tier_form(),
         **forms.dataset_form(),
         **forms.study_form(),
         **forms.work_form(),

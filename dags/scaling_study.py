@@ -18,6 +18,7 @@ the others.
 """,
     params={
         **forms.site_form(),
+        **forms.tier_form(),
         **forms.dataset_form(),
         **forms.study_form(),
         **forms.work_form(),

@@ -17,6 +17,7 @@ no study and makes no report; use it to try a configuration before a study measu
 """,
     params={
         **forms.site_form(),
+        **forms.tier_form(),
         **forms.dataset_form(),
         **forms.work_form(),
         **forms.single_run_form(),

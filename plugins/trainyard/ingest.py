@@ -6,11 +6,19 @@ Every step can be repeated: a task that dies between two of them does all of the
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from trainyard.backends import Observation, State, claims, folder, open_backend
+from trainyard.backends import (
+    Backend,
+    JobUsage,
+    Observation,
+    State,
+    claims,
+    folder,
+    open_backend,
+)
 from trainyard.backends.identity import TaskIdentity
 from trainyard.outcome import Outcome, judge
 from trainyard.paths import RunPaths
@@ -31,6 +39,7 @@ def finish_run(
     identity: TaskIdentity,
     seen: Observation,
     timed_out: bool = False,
+    usage: tuple[JobUsage, ...] = (),
 ) -> RunRow:
     """Judge the run whose files are *paths*, keep everything about it, and return its row.
 
@@ -42,10 +51,10 @@ def finish_run(
         paths,
         run.planned.spec,
         seen,
-        timed_out_after_s=run.study.site.run_timeout_s if timed_out else None,
+        timed_out_after_s=run.study.site.longest_s if timed_out else None,
     )
     row = _row(run, paths, identity, seen, outcome)
-    _store_row(settings, run, paths, row)
+    _store_row(settings, run, paths, row, usage)
     row = _publish(settings, paths, row)
     if paths.run_dir.is_dir():
         folder.write_once(paths.recorded, f"{row.status}\n")
@@ -53,22 +62,26 @@ def finish_run(
     return row
 
 
-def collect_missing(settings: Settings, study: StudyFile) -> list[RunRow]:
+def collect_missing(
+    settings: Settings, study: StudyFile, backend: Backend | None = None
+) -> list[RunRow]:
     """Record every run of *study* whose task could not do it, and return the rows made.
+
+    *backend* is the site's, where it needs more than the site file to be reached.
 
     A user who marks a deferred task as failed ends its run but wakes no worker; a run whose task
     never started has no folder at all. Both still get a row, and a run that nobody waits for any
     more is ended.
     """
     made = []
-    backend = open_backend(study.site)
+    backend = backend or open_backend(study.site)
     for index in range(len(study.plan.runs)):
         run = study.run(index)
         paths = run.paths.attempt(folder.newest_attempt(run.paths))
         if paths.recorded.exists():
             continue
         seen = backend.observe(paths)
-        if seen.state in {State.RUNNING, State.UNKNOWN}:
+        if seen.state in {State.RUNNING, State.UNKNOWN, State.INTERRUPTED}:
             seen = backend.cancel(paths, why="its task ended without it")
         backend.sweep(paths)
         task = TaskIdentity(
@@ -77,7 +90,8 @@ def collect_missing(settings: Settings, study: StudyFile) -> list[RunRow]:
             task_id=study.task_id,
             map_index=index if study.mapped else -1,
         )
-        made.append(finish_run(settings, run, paths, identity=task, seen=seen))
+        used = backend.usage(paths)
+        made.append(finish_run(settings, run, paths, identity=task, seen=seen, usage=used))
     return made
 
 
@@ -118,14 +132,22 @@ def _end(outcome: Outcome) -> str:
     return datetime.now(UTC).isoformat()
 
 
-def _store_row(settings: Settings, run: StudyRun, paths: RunPaths, row: RunRow) -> None:
-    """Save *row*, and take the attempts before it out of the study without deleting them."""
+def _store_row(
+    settings: Settings,
+    run: StudyRun,
+    paths: RunPaths,
+    row: RunRow,
+    usage: tuple[JobUsage, ...],
+) -> None:
+    """Save *row* and what it used, and take the attempts before it out of the study."""
     from trainyard.store import open_store
 
     with open_store(settings.results_url) as store:
         for number in range(1, folder.newest_attempt(run.paths)):
             _detach(store, run.paths.attempt(number).run_id, by=paths.run_id)
         store.save_run(row)
+        if usage:
+            store.save_usage(row.run_id, [asdict(one) for one in usage])
 
 
 def _detach(store: Store, run_id: str, *, by: str) -> None:

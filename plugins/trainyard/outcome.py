@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
-from trainer.contract import ContractError, Phase, RunResult, RunSpec, Status, loads
+from trainer.contract import ContractError, Flag, Phase, RunResult, RunSpec, Status, loads
 from trainyard.backends.base import Observation, State
 from trainyard.paths import RunPaths
 from trainyard.runlog import tail, tail_of_run
@@ -39,6 +39,7 @@ def judge(
 ) -> Outcome:
     """Return the verdict on a run that is over, or that was ended for taking too long."""
     result, complaint = read_result(paths, spec)
+    result = _tainted(result, seen.taints) if result else None
     status, reason = _verdict(seen, result, complaint, timed_out_after_s)
     if status is Status.COMPLETED:
         return Outcome(status=status, phase=Phase.FINISHED, exit_code=seen.exit_code, result=result)
@@ -49,6 +50,18 @@ def judge(
         log_tail=tail_of_run(paths),
         exit_code=seen.exit_code,
         result=replace(result, status=status, reason=reason) if result else None,
+    )
+
+
+def _tainted(result: RunResult, taints: tuple[str, ...]) -> RunResult:
+    """Return *result* with the flag of a measurement that something outside the run disturbed."""
+    if not taints or Flag.PREEMPTED in result.flags:
+        return result
+    missing = ("",) * (len(result.flags) - len(result.flag_details))
+    return replace(
+        result,
+        flags=(*result.flags, Flag.PREEMPTED),
+        flag_details=(*result.flag_details, *missing, ", ".join(taints)),
     )
 
 
@@ -84,6 +97,8 @@ def _verdict(
         return Status.FAILED, f"it was stopped after {timed_out_after_s:.0f} s, the site's limit"
     if seen.state is State.CANCELLED:
         return Status.CANCELLED, seen.detail
+    if seen.state is State.KILLED:
+        return Status.FAILED, seen.detail
     if seen.state is State.EXITED:
         said = result.reason if result and result.reason else complaint
         return Status.FAILED, f"exit code {seen.exit_code}" + (f": {said}" if said else "")

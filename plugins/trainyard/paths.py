@@ -92,6 +92,16 @@ class RunPaths:
         return self.run_dir / "watch.json"
 
     @property
+    def verdict(self) -> Path:
+        """The final verdict on the newest Slurm job, with that job's name."""
+        return self.run_dir / "verdict.json"
+
+    @property
+    def relayed(self) -> Path:
+        """Byte offsets up to which the run's logs stand in its task's log."""
+        return self.run_dir / "relayed.json"
+
+    @property
     def stdout(self) -> Path:
         """The command's standard output."""
         return self.run_dir / "stdout.log"

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainyard.backends import Backend
 from trainyard.errors import ConfigurationError
 from trainyard.ingest import collect_missing
 from trainyard.settings import Settings
@@ -34,7 +35,9 @@ class Published:
     """How many runs ended how."""
 
 
-def publish_report(settings: Settings, study: StudyFile) -> Published:
+def publish_report(
+    settings: Settings, study: StudyFile, backend: Backend | None = None
+) -> Published:
     """Record what is still missing, build the report, and put it where people find it.
 
     Can be repeated: it replaces the report of the same study. Raises ``UnavailableError`` when a
@@ -45,7 +48,7 @@ def publish_report(settings: Settings, study: StudyFile) -> Published:
     from trainyard.report import build
     from trainyard.store import open_store
 
-    collect_missing(settings, study)
+    collect_missing(settings, study, backend)
     folder = Path(settings.reports_dir) / study.study_id
     with open_store(settings.results_url) as store:
         row = _settled(store, study)

@@ -17,11 +17,13 @@ from trainer.contract import ContractError, dumps, loads
 from trainyard.backends import folder
 from trainyard.backends.identity import TaskIdentity
 from trainyard.errors import ConfigurationError
-from trainyard.launch import launch
+from trainyard.launch import Launch, launch
 from trainyard.paths import RunPaths, run_id_of
+from trainyard.placement import spread
 from trainyard.presets import StudyParameters
 from trainyard.settings import Settings
 from trainyard.sites import Site
+from trainyard.slurm.options import JobOptions
 from trainyard.suites import SUITES, PlannedRun, StudyPlan
 
 
@@ -41,6 +43,8 @@ class StudyFile:
     """Task whose mapped instances are the runs, in order."""
     created_at: str
     """When it was planned, UTC, ISO 8601."""
+    tier: str = ""
+    """Priority tier of the site in which the runs are queued; empty: none."""
     mapped: bool = True
     """The runs are mapped task instances; false: the task is the one run."""
     site: Site
@@ -104,6 +108,7 @@ def make_study(
     identity: TaskIdentity,
     task_id: str,
     title: str = "",
+    tier: str = "",
     in_study: bool = True,
 ) -> StudyFile:
     """Return the study that *suite* plans on *site*; writes nothing.
@@ -115,7 +120,7 @@ def make_study(
         raise ConfigurationError(f"suite = {suite!r}; choose from {', '.join(SUITES)}")
     study_id = study_id_of(identity.dag_id, identity.dag_run_id)
     try:
-        plan = SUITES[suite](parameters, order_seed_of(study_id))
+        plan = spread(SUITES[suite](parameters, order_seed_of(study_id)), site)
     except ContractError as error:
         raise ConfigurationError(str(error)) from error
     study = StudyFile(
@@ -125,12 +130,19 @@ def make_study(
         dag_run_id=identity.dag_run_id,
         task_id=task_id,
         created_at=datetime.now(UTC).isoformat(),
+        tier=site.tier(tier).name,
         site=site,
         plan=plan,
     )
-    for index, planned in enumerate(plan.runs):
-        launch(planned.spec, site, study.run(index).paths)
+    for index in range(len(plan.runs)):
+        launch_of(study.run(index))
     return study
+
+
+def launch_of(run: StudyRun, paths: RunPaths | None = None) -> Launch:
+    """Return how *run* is started, with its files in *paths* (empty: its first attempt's)."""
+    options = JobOptions(tier=run.study.tier)
+    return launch(run.planned.spec, run.study.site, paths or run.paths, options)
 
 
 def _title(plan: StudyPlan, site: Site) -> str:

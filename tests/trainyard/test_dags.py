@@ -138,7 +138,7 @@ class TestForms:
         from trainyard.form import _OVERRIDES
 
         offered = set(bag.dags["nightly_benchmark"].params)
-        assert offered - {"site", "preset", "title"} <= _OVERRIDES
+        assert offered - {"site", "tier", "preset", "title"} <= _OVERRIDES
         assert {"ranks", "global_batches", "repeats", "model", "precision", "dataset"} <= offered
 
     def test_sites_are_choices(self, bag):

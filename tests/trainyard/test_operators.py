@@ -441,13 +441,18 @@ class TestLinks:
         assert [link.get_link(operator, ti_key=key) for link in operator.operator_extra_links] == [
             "",
             "",
+            "",
         ]
         event = {"run_id": deferred.trigger.run_id, "state": "exited", "timed_out": False}
         operator.execute_complete(context(), event)
         links = {
             link.name: link.get_link(operator, ti_key=key) for link in operator.operator_extra_links
         }
-        assert links == {"MLflow run": "http://mlflow/run", "Run files": "s3://bucket/runs/x"}
+        assert links == {
+            "MLflow run": "http://mlflow/run",
+            "Run files": "s3://bucket/runs/x",
+            "Slurm job": "",
+        }
 
 
 def test_a_plan_that_is_gone_says_what_to_do(scene):

@@ -5,6 +5,8 @@ An empty optional field means: as the preset has it.
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,26 @@ from trainyard.settings import load_settings
 from trainyard.sites import Site, load_sites
 
 _WHERE, _WHAT, _HOW, _SIZE = "Where", "What", "Training", "How much"
-CPU_POOL, GPU_POOL = "trainyard_cpu", "trainyard_gpu"
+CPU_POOL, GPU_POOL, SLURM_POOL = "trainyard_cpu", "trainyard_gpu", "trainyard_slurm"
+_WEIGHT = 10
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Lane:
+    """One task through which runs of some sites go, in its pool and at its priority."""
+
+    task: str
+    """Task id."""
+    pool: str
+    """Airflow pool."""
+    weight: int = _WEIGHT
+    """Airflow priority within the pool; above 1, so that measured runs go first."""
+
+
+def lane_of(site: Site, tier: str) -> str:
+    """Return the name of the lane for runs of *tier* on *site*; raises for an unknown tier."""
+    name = site.tier(tier).name
+    return f"{site.pool}/{name}" if name else site.pool
 
 
 def known_sites() -> tuple[str, dict[str, Site]]:
@@ -35,12 +56,19 @@ def known_sites() -> tuple[str, dict[str, Site]]:
     return (chosen if chosen in sites else next(iter(sites))), sites
 
 
-def lanes() -> dict[str, str]:
-    """Return pool -> task for the kinds of sites there are: runs on cores, runs on GPUs."""
+def lanes() -> dict[str, Lane]:
+    """Return the lanes for the sites there are, by name: cores, GPUs, clusters and their tiers."""
     _, sites = known_sites()
     pools = {site.pool for site in sites.values()} or {CPU_POOL}
-    tasks = {CPU_POOL: "run_on_cpu", GPU_POOL: "run_on_gpu"}
-    return {pool: task for pool, task in tasks.items() if pool in pools}
+    known = {CPU_POOL: "run_on_cpu", GPU_POOL: "run_on_gpu", SLURM_POOL: "run_on_slurm"}
+    found = {pool: Lane(task=task, pool=pool) for pool, task in known.items() if pool in pools}
+    for site in sites.values():
+        for tier in site.slurm.tiers if site.slurm else ():
+            task = re.sub(r"[^A-Za-z0-9_-]", "_", f"run_on_slurm_{tier.name}")
+            lane = Lane(task=task, pool=tier.pool or site.pool, weight=tier.weight)
+            # Several clusters may have a tier of one name: the first one's pool and weight count.
+            found.setdefault(f"{site.pool}/{tier.name}", lane)
+    return found
 
 
 def nightly() -> CronTriggerTimetable | None:
@@ -67,6 +95,24 @@ def site_form() -> dict[str, Param]:
             description="Where the work runs; sites are the tables of the site file.",
             section=_WHERE,
             **choices,
+        )
+    }
+
+
+def tier_form() -> dict[str, Param]:
+    """Return the choice of a priority tier; without Slurm sites there is none to choose."""
+    _, sites = known_sites()
+    tiers = {tier.name: tier for site in sites.values() if site.slurm for tier in site.slurm.tiers}
+    ordered = sorted(tiers.values(), key=lambda tier: (-tier.weight, tier.name))
+    return {
+        "tier": Param(
+            "",
+            type="string",
+            enum=["", *(tier.name for tier in ordered)],
+            values_display={"": "none: as the site has it"},
+            title="Priority tier",
+            description="Slurm sites only: QOS, partition and Airflow priority of the runs.",
+            section=_WHERE,
         )
     }
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk import BaseOperator, ExceptionRetryPolicy, RetryAction, RetryRule
 
 from trainer.contract import Status
-from trainyard.backends import Backend, Observation, State, claims, folder, open_backend
-from trainyard.backends.identity import Claim
+from trainyard.backends import Backend, Observation, State, claims, folder
+from trainyard.backends.identity import Claim, TaskIdentity
 from trainyard.errors import (
     ConfigurationError,
     RunCancelledError,
@@ -20,18 +20,20 @@ from trainyard.errors import (
     RunLostError,
     UnavailableError,
 )
-from trainyard.launch import launch
+from trainyard.hooks.slurm import backend_of
 from trainyard.operators.abandoned import end_abandoned, identity_of
-from trainyard.operators.links import MLflowRunLink, RunFolderLink
+from trainyard.operators.links import MLflowRunLink, RunFolderLink, SlurmJobLink
+from trainyard.operators.standing import job_page, still_running, told_of_job
 from trainyard.paths import RunPaths
 from trainyard.settings import Settings, load_settings
-from trainyard.study import StudyRun, run_of
-from trainyard.triggers.run import RunTrigger
+from trainyard.sites import Launcher
+from trainyard.study import StudyRun, launch_of, run_of
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
     from trainyard.store import RunRow
+    from trainyard.triggers.base import RunWaiter
 
 RETRIES = ExceptionRetryPolicy(
     rules=[
@@ -66,7 +68,7 @@ class TrainOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("planned",)
-    operator_extra_links = (MLflowRunLink(), RunFolderLink())
+    operator_extra_links = (MLflowRunLink(), RunFolderLink(), SlurmJobLink())
     ui_color = "#dfe9f5"
 
     def __init__(
@@ -79,7 +81,9 @@ class TrainOperator(BaseOperator):
         self.poll_interval_s = poll_interval_s
         self.mlflow_url = ""
         self.files_url = ""
+        self.job_url = ""
         self._held: RunPaths | None = None
+        self._identity: TaskIdentity | None = None
 
     @cached_property
     def _run(self) -> StudyRun:
@@ -87,7 +91,7 @@ class TrainOperator(BaseOperator):
 
     @cached_property
     def _backend(self) -> Backend:
-        return open_backend(self._run.study.site)
+        return backend_of(self._run.study.site)
 
     @cached_property
     def _settings(self) -> Settings:
@@ -95,9 +99,14 @@ class TrainOperator(BaseOperator):
 
     def execute(self, context: Context) -> str:
         """Start the run or find it again, and wait for its end in the triggerer."""
-        end_abandoned(self._settings, self._backend, self._run.paths.root, identity_of(context))
-        paths = self._settle_earlier(context)
-        run = self._run
+        self._identity = mine = identity_of(context)
+        # On a cluster nobody else's run disturbs this one's measurement: reconcile_slurm looks.
+        if self._run.study.site.launcher is Launcher.PROCESS:
+            end_abandoned(self._settings, self._backend, self._run.paths.root, mine)
+        return self._run_or_find(context, self._settle_earlier(context))
+
+    def _run_or_find(self, context: Context, paths: RunPaths) -> str:
+        """Start the run, continue it, or find it again; wait unless it is over."""
         # Known before the process exists, so that on_kill ends it whenever it comes.
         self._held = paths
         # Claimed before it exists, so that the next task finds it should this worker die now.
@@ -106,15 +115,23 @@ class TrainOperator(BaseOperator):
                 f"run {paths.run_id} is being ended by whoever killed the try before this one; "
                 "the next try starts it anew"
             )
-        seen = self._backend.start(
-            launch(run.planned.spec, run.study.site, paths), paths, run.planned.spec
-        )
+        spec = self._run.planned.spec
+        seen = self._backend.start(launch_of(self._run, paths), paths, spec)
         self.files_url = paths.run_dir.as_uri()
         self.log.info("Run %s: %s, %s", paths.run_id, seen.state, seen.detail)
-        context["task_state_store"].set("run_id", paths.run_id)
+        self._say_where(context, paths)
         if seen.state.is_over:
             return self._finish(context, paths, seen)
         return self._wait(paths, seen, identity_of(context).try_number)
+
+    def _say_where(self, context: Context, paths: RunPaths) -> None:
+        """Leave the run's name, and its job's, where the next try and a person find them."""
+        store = context["task_state_store"]
+        store.set("run_id", paths.run_id)
+        if job := told_of_job(self._run.study.site, paths):
+            store.set("slurm_job", job)
+            context["ti"].xcom_push("slurm_job", job)
+            self.job_url = job_page(self._settings, identity_of(context))
 
     def _claim(self, context: Context) -> Claim:
         return Claim(
@@ -137,29 +154,36 @@ class TrainOperator(BaseOperator):
         return paths
 
     def _wait(self, paths: RunPaths, seen: Observation, try_number: int) -> NoReturn:
-        limit_s = self._run.study.site.run_timeout_s
-        deadline = (seen.started_at or time.time()) + limit_s
+        deadline = (seen.started_at or time.time()) + self._run.study.site.longest_s
         self.defer(
-            trigger=RunTrigger(
-                plan=str(self.planned["plan"]),
-                run_id=paths.run_id,
-                deadline=deadline,
-                owner=try_number,
-                poll_interval_s=self.poll_interval_s,
-            ),
+            trigger=self._trigger(paths, deadline, try_number),
             method_name="execute_complete",
             # The trigger reports the deadline itself; this is for a triggerer that is gone.
             timeout=timedelta(seconds=max(1.0, deadline - time.time())) + _BACKSTOP,
         )
 
+    def _trigger(self, paths: RunPaths, deadline: float, owner: int) -> RunWaiter:
+        given: dict[str, Any] = {"plan": str(self.planned["plan"]), "run_id": paths.run_id}
+        given |= {"deadline": deadline, "owner": owner}
+        if self._run.study.site.launcher is Launcher.SLURM:
+            from trainyard.triggers.slurm import SlurmJobTrigger
+
+            return SlurmJobTrigger(**given)
+        from trainyard.triggers.run import RunTrigger
+
+        return RunTrigger(**given, poll_interval_s=self.poll_interval_s)
+
     def execute_complete(self, context: Context, event: dict[str, Any]) -> str:
-        """Record the run that the trigger saw end, or end and record one that took too long."""
+        """Record the run that the trigger saw end; end one that took too long or cannot start."""
         paths = RunPaths(root=self._run.paths.root, run_id=event["run_id"])
-        self._held = paths
-        if event["timed_out"]:
-            seen = self._backend.cancel(paths, why=_too_long(self._run))
+        self._held, self._identity = paths, identity_of(context)
+        if why := _too_long(self._run) if event["timed_out"] else event.get("stuck"):
+            seen = self._backend.cancel(paths, why=str(why))
         else:
             seen = self._backend.observe(paths)
+        if seen.state is State.INTERRUPTED:
+            self.log.warning("Run %s goes on as another job: %s", paths.run_id, seen.detail)
+            return self._run_or_find(context, paths)
         return self._finish(context, paths, seen, timed_out=event["timed_out"])
 
     def resume_execution(
@@ -176,8 +200,12 @@ class TrainOperator(BaseOperator):
             return self._finish(context, paths, seen, timed_out=True)
 
     def on_kill(self) -> None:
-        """End the run when the task is killed before it waits in the triggerer."""
-        if self._held is not None:
+        """End the run when a person kills the task before it waits in the triggerer.
+
+        A worker that is shut down is told in the same way. Its task still runs as far as Airflow
+        knows; the run goes on, and the next try finds it.
+        """
+        if self._held is not None and not still_running(self._identity):
             self._backend.cancel(
                 self._held, why="its task was killed in Airflow", grace_s=_ON_KILL_GRACE_S
             )
@@ -202,6 +230,7 @@ class TrainOperator(BaseOperator):
 
         if swept := self._backend.sweep(paths):
             self.log.warning("Ended %s processes that outlived run %s", swept, paths.run_id)
+        self._say_where(context, paths)
         return finish_run(
             self._settings,
             self._run,
@@ -209,6 +238,7 @@ class TrainOperator(BaseOperator):
             identity=identity_of(context),
             seen=seen,
             timed_out=timed_out,
+            usage=self._backend.usage(paths),
         )
 
     def _log_numbers(self, row: RunRow) -> None:
@@ -233,4 +263,4 @@ def _told(row: RunRow) -> str:
 
 
 def _too_long(run: StudyRun) -> str:
-    return f"it took longer than {run.study.site.run_timeout_s} s, the limit of its site"
+    return f"it took longer than {run.study.site.longest_s} s, the limit of its site"

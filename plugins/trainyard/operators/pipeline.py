@@ -27,8 +27,6 @@ DEFAULTS: dict[str, Any] = {
 }
 """What every task gets unless it says otherwise; a run's own limit is its site's."""
 
-_MEASURED_FIRST = 10
-
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Runs:
@@ -37,7 +35,7 @@ class Runs:
     plan: PlanStudyOperator
     """Draws up the runs."""
     training: list[Any]
-    """One mapped task per kind of site."""
+    """One mapped task per kind of site and priority tier."""
 
 
 def verify() -> VerifyEnvironmentOperator:
@@ -58,27 +56,27 @@ def fetch() -> FetchDatasetOperator:
 
 
 def runs(suite: str, fetched: FetchDatasetOperator, *, in_study: bool) -> Runs:
-    """Return the task that plans *suite* and the tasks that run it, one per kind of site."""
+    """Return the task that plans *suite* and the tasks that run it, one per lane."""
     tasks = lanes()
     plan = PlanStudyOperator(
         task_id="plan",
         suite=suite,
         dataset_digest=fetched.output,
-        lanes=tasks,
+        lanes={name: lane.task for name, lane in tasks.items()},
         in_study=in_study,
         doc_md="Draws up every run, in a random order of blocks, before the first one starts.",
     )
     training = [
         TrainOperator.partial(
-            task_id=task,
-            pool=pool,
-            priority_weight=_MEASURED_FIRST,
+            task_id=lane.task,
+            pool=lane.pool,
+            priority_weight=lane.weight,
             weight_rule="absolute",
             map_index_template="{{ task.planned['label'] }}",
             retries=2,
-            doc_md=f"One training run per mapped task, measured in the pool {pool}.",
+            doc_md=f"One training run per mapped task, measured in the pool {lane.pool}.",
         ).expand(planned=plan.output)
-        for pool, task in tasks.items()
+        for lane in {lane.task: lane for lane in tasks.values()}.values()
     ]
     return Runs(plan=plan, training=training)
 

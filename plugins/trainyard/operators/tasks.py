@@ -11,7 +11,9 @@ from airflow.sdk.bases.skipmixin import SkipMixin
 
 from trainer.contract import Dataset
 from trainyard.errors import ConfigurationError, DatasetError, EnvironmentFailedError
+from trainyard.hooks.slurm import backend_of, completed
 from trainyard.operators.abandoned import identity_of
+from trainyard.operators.forms import lane_of
 from trainyard.operators.links import MLflowRunLink, ReportLink
 from trainyard.settings import Settings, load_settings
 from trainyard.sites import Site, get_site, load_sites
@@ -109,7 +111,8 @@ class PlanStudyOperator(_SiteOperator, SkipMixin):
 
     :param suite: Suite that plans the runs.
     :param dataset_digest: SHA-256 of the staged archive. (templated)
-    :param lanes: Airflow pool to the task that runs in it; the tasks of other pools are skipped.
+    :param lanes: Name of each lane (see ``forms.lane_of``) to its task; the other lanes' tasks
+        are skipped.
     :param in_study: Whether the runs make a study with a report.
     :param site: Name of the site. (templated)
     """
@@ -140,18 +143,21 @@ class PlanStudyOperator(_SiteOperator, SkipMixin):
         from trainyard.study import make_study, references, start_study, write_study
 
         settings, site = self.places()
-        if site.pool not in self.lanes:
+        values = dict(context["params"])
+        tier = str(values.get("tier") or "")
+        lane = lane_of(site, tier)
+        if lane not in self.lanes:
             raise ConfigurationError(
-                f"site {site.name!r} runs in pool {site.pool}, which this DAG has no task for; it "
+                f"site {site.name!r} runs in pool {lane}, which this DAG has no task for; it "
                 f"has {', '.join(self.lanes)}: parse the DAGs again after a change of the sites"
             )
-        values = dict(context["params"])
         study = make_study(
             self.suite,
             study_parameters(values, site, dataset_digest=self.dataset_digest),
-            site,
+            completed(site),
             identity=identity_of(context),
-            task_id=self.lanes[site.pool],
+            task_id=self.lanes[lane],
+            tier=tier,
             title=str(values.get("title") or ""),
             in_study=self.in_study,
         )
@@ -160,7 +166,7 @@ class PlanStudyOperator(_SiteOperator, SkipMixin):
             self.mlflow_url = start_study(settings, study)
         for planned in study.plan.runs:
             self.log.info("block %s: %s (%s)", planned.block, planned.label, planned.spec.name)
-        others = [task for task in self.lanes.values() if task != study.task_id]
+        others = sorted({*self.lanes.values()} - {study.task_id})
         context["ti"].xcom_push(_SKIPPED_KEY, {"skipped": others})
         return references(path, study)
 
@@ -191,7 +197,7 @@ class ReportOperator(BaseOperator):
         from trainyard.study import run_of
 
         study = run_of(self.planned[0]).study
-        published = publish_report(load_settings(), study)
+        published = publish_report(load_settings(), study, backend_of(study.site))
         self.report_url, self.mlflow_url = published.url, published.mlflow_url
         self.log.info("%s: %s\nReport: %s", study.title, published.summary, published.html)
         return published.uri
