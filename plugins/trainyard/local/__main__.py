@@ -24,6 +24,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     demo.add_argument("--preset", default="demo", help="size of the study")
     demo.add_argument("--site", default="local", help="where the runs happen")
     serve = commands.add_parser("serve", help="run the stack until Ctrl-C")
+    serve.add_argument("--site", default="local", help="slurm: with a throw-away cluster")
     serve.add_argument("--schedule", default="0 2 * * *", help="cron line of the nightly benchmark")
     return parser.parse_args(arguments)
 
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int:
 
     try:
         if options.command == "serve":
-            return serve(options.state, schedule=options.schedule)
+            return serve(options.state, schedule=options.schedule, site=options.site)
         conf = {"site": options.site, "dataset": options.dataset, "preset": options.preset}
         return demo(options.state, keep=options.keep, conf=conf)
     except TrainyardError as error:

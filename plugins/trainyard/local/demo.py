@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from trainyard.errors import UnavailableError
 from trainyard.local.progress import follow
@@ -52,12 +55,28 @@ def find_report(stack: Stack, dag_run_id: str) -> Path | None:
     return Path(paths[0]) if paths and paths[0] else None
 
 
+@contextmanager
+def stack_for(root: Path, site: str, *, schedule: str = "") -> Iterator[Stack]:
+    """Run the stack in *root*, with a throw-away cluster where *site* is the one on Slurm."""
+    with ExitStack() as open_things:
+        more: dict[str, Any] = {}
+        if site == "slurm":
+            from trainyard.local.slurm.site import cluster_site
+
+            print("Starting a Slurm cluster …", flush=True)
+            found = open_things.enter_context(cluster_site(root))
+            more = {"extra": found.environment, "more_sites": found.sites}
+            nodes = ", ".join(found.cluster.config.node_names)
+            print(f"  cluster {found.cluster.config.name}, nodes {nodes}", flush=True)
+        print("Starting the object store, MLflow and Airflow …", flush=True)
+        yield open_things.enter_context(running_stack(root, schedule=schedule, **more))
+
+
 def demo(root: Path, *, keep: bool, conf: dict[str, object]) -> int:
     """Run the demo with its state in *root*; return the exit code."""
     _turn_sigterm_into_interrupt()
     began = time.monotonic()
-    print("Starting the object store, MLflow and Airflow …", flush=True)
-    with running_stack(root) as stack:
+    with stack_for(root, str(conf.get("site", ""))) as stack:
         print(f"  ready after {time.monotonic() - began:.0f} s: {stack.url}", flush=True)
         outcome = run_study(stack, conf)
         _print_outcome(stack, outcome, keep)
@@ -66,11 +85,10 @@ def demo(root: Path, *, keep: bool, conf: dict[str, object]) -> int:
     return 0 if outcome.state == "success" and outcome.report else 1
 
 
-def serve(root: Path, *, schedule: str) -> int:
+def serve(root: Path, *, schedule: str, site: str = "") -> int:
     """Run the stack with its state in *root* until Ctrl-C."""
     _turn_sigterm_into_interrupt()
-    print("Starting the object store, MLflow and Airflow …", flush=True)
-    with running_stack(root, schedule=schedule) as stack:
+    with stack_for(root, site, schedule=schedule) as stack:
         _print_login(stack)
         _wait_for_interrupt(stack)
     return 0

@@ -29,6 +29,8 @@ from trainyard.local.state import (
 POOLS = {
     "trainyard_cpu": (1, "Measured runs on this machine's cores, one at a time"),
     "trainyard_gpu": (1, "Measured runs on this machine's GPUs, one at a time"),
+    # Give it as many slots as jobs may be in the queue where the nodes are real.
+    "trainyard_slurm": (1, "Jobs on this machine's throw-away cluster, one at a time"),
 }
 _MLFLOW_BUCKET = "trainyard-mlflow"
 _AIRFLOW_PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
@@ -57,20 +59,25 @@ class Stack:
 
 @contextmanager
 def running_stack(
-    root: Path, *, schedule: str = "", extra: Mapping[str, str] | None = None
+    root: Path,
+    *,
+    schedule: str = "",
+    extra: Mapping[str, str] | None = None,
+    more_sites: str = "",
 ) -> Iterator[Stack]:
     """Start the stack whose state is in *root*, yield it ready for use, stop it at the end.
 
     *schedule* is the cron line of the nightly benchmark (empty: triggered only); *extra* adds
-    environment variables for every Airflow component. Raises ``ConfigurationError`` when another
-    process already runs a stack in *root*, ``UnavailableError`` when a service does not come up.
+    environment variables for every Airflow component, *more_sites* tables to the site file. Raises
+    ``ConfigurationError`` when another process already runs a stack in *root*,
+    ``UnavailableError`` when a service does not come up.
     """
     paths = StackPaths(root=root.resolve())
     paths.root.mkdir(parents=True, exist_ok=True)
     with _locked(paths):
         adopt_orphans()
         ports, keys = free_ports(), load_secrets(paths)
-        write_configuration(paths, ports, keys, schedule)
+        write_configuration(paths, ports, keys, schedule, more_sites)
         env = airflow_environment(paths, ports, keys) | dict(extra or {})
         _write_environment(paths, env)
         services = Services(paths)

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import socket
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -170,8 +171,13 @@ def write_private(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def write_configuration(paths: StackPaths, ports: Ports, keys: Secrets, schedule: str) -> None:
-    """Write settings, sites and the password file for this start of the stack."""
+def write_configuration(
+    paths: StackPaths, ports: Ports, keys: Secrets, schedule: str, more_sites: str = ""
+) -> None:
+    """Write settings, sites and the password file for this start of the stack.
+
+    *more_sites* are tables of the site file beside that of this machine.
+    """
     for folder in (paths.runs, paths.data, paths.reports, paths.downloads, paths.logs,
                    paths.s3_data, paths.airflow_home):  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
@@ -188,8 +194,8 @@ def write_configuration(paths: StackPaths, ports: Ports, keys: Secrets, schedule
         "sites_file": str(paths.sites),
         "nightly_schedule": schedule,
     }
-    write_private(paths.settings, _toml(settings))
-    paths.sites.write_text("[local]\n" + _toml(local_site(paths)))
+    write_private(paths.settings, toml(settings))
+    paths.sites.write_text("[local]\n" + toml(local_site(paths)) + more_sites)
     write_private(paths.passwords, json.dumps({"admin": keys.admin_password}))
 
 
@@ -213,6 +219,7 @@ def count_gpus() -> int:
     return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
-def _toml(values: dict[str, str | int]) -> str:
+def toml(values: Mapping[str, str | int]) -> str:
+    """Return *values* as lines of TOML."""
     # JSON's strings and whole numbers are written as TOML writes them.
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())

@@ -119,6 +119,8 @@ class PlanStudyOperator(_SiteOperator, SkipMixin):
 
     template_fields: Sequence[str] = ("site", "dataset_digest")
     operator_extra_links = (MLflowRunLink(),)
+    # Without this mark the scheduler never looks for what a task left out.
+    inherits_from_skipmixin = True
 
     def __init__(
         self,

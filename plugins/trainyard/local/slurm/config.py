@@ -80,6 +80,8 @@ class ClusterConfig:
     """Seconds a requeued job waits at least; Slurm's default is 121."""
     accounting: bool = False
     """Run slurmdbd with its own MariaDB."""
+    sample_s: int = 2
+    """Seconds between looks at what a job uses; 0: never. Each look reads all of /proc, per job."""
     job_requeue: bool = True
     """Whether jobs may be requeued unless they say otherwise (JobRequeue)."""
     extra: tuple[str, ...] = ()
@@ -187,7 +189,7 @@ def slurm_conf(config: ClusterConfig, ports: Ports, hostname: str) -> str:
         "PriorityWeightPartition=1000",
         "PriorityWeightQOS=10000",
         "JobAcctGatherType=jobacct_gather/linux",
-        "JobAcctGatherFrequency=task=2",
+        f"JobAcctGatherFrequency=task={config.sample_s}",
     ]
     lines += _preemption(config) + _accounting(config, ports) + list(config.extra)
     return "\n".join(lines + _nodes(config, ports, hostname)) + "\n"
