@@ -80,6 +80,10 @@ class Scene:
         except TaskDeferred as deferred:
             return deferred
 
+    def worker_died_before_deferring(self) -> None:
+        paths = self.run.paths
+        claims.take(paths, replace(folder.claim_of(paths), deferred=False))
+
     def complete(self, deferred, *, timed_out: bool = False, try_number: int = 1):
         event = {"run_id": deferred.trigger.run_id, "state": "exited", "timed_out": timed_out}
         return self.operator().execute_complete(context(try_number=try_number), event)
@@ -141,8 +145,10 @@ class TestDeferral:
         assert deferred.timeout > timedelta(seconds=left)
 
     def test_a_second_try_adopts_the_run_and_does_not_extend_its_time(self, scene):
+        """The worker of the first died between the start of the run and the deferral."""
         scene.trainer(trainers.COUNTS.replace("exit 0", "sleep 60 & wait"))
         first = scene.execute()
+        scene.worker_died_before_deferring()
         pid = scene.pid()
         second = scene.execute(try_number=2)
         assert scene.pid() == pid
@@ -259,6 +265,11 @@ class TestEnds:
         assert scene.execute(try_number=2).trigger.run_id == scene.run.paths.run_id
 
 
+def dies(self, paths):
+    """What a SIGKILL in the middle looks like to the code before it."""
+    raise KeyboardInterrupt
+
+
 class TestRetries:
     def test_a_worker_that_died_before_recording_costs_no_second_run(self, scene):
         scene.trainer(scene.good_result() + "; echo $$ >> starts")
@@ -267,6 +278,15 @@ class TestRetries:
         assert scene.execute(try_number=2) == scene.run.paths.run_id
         assert scene.rows() == {scene.run.paths.run_id: "completed"}
         assert scene.row().try_number == 2
+
+    def test_a_worker_that_died_while_completing_has_not_been_cleared(self, scene, monkeypatch):
+        scene.trainer(trainers.SLEEPS)
+        deferred = scene.execute()
+        monkeypatch.setattr(type(scene.backend), "sweep", dies)
+        with pytest.raises(KeyboardInterrupt):
+            scene.complete(deferred, timed_out=True)
+        assert folder.claim_of(scene.run.paths).deferred is False
+        monkeypatch.undo()
 
     def test_a_lost_run_is_stored_and_run_again_beside_it(self, scene):
         scene.trainer(trainers.SLEEPS)
@@ -353,6 +373,14 @@ class TestKills:
         again = scene.execute(try_number=2)
         assert again.trigger.run_id == scene.run.paths.attempt(2).run_id
         assert scene.rows()[scene.run.paths.run_id] == "cancelled"
+
+    def test_a_cleared_task_does_not_adopt_what_its_late_trigger_has_not_ended_yet(self, scene):
+        scene.trainer(trainers.SLEEPS)
+        scene.execute()
+        again = scene.execute(try_number=2)
+        assert again.trigger.run_id == scene.run.paths.attempt(2).run_id
+        assert scene.row().reason == "cancelled: its task was cleared"
+        assert stat(scene.pid()) is None or not stat(scene.pid()).alive
 
     def test_a_try_that_comes_while_the_run_is_being_ended_does_not_adopt_it(self, scene):
         scene.trainer(trainers.STUBBORN)

@@ -36,3 +36,6 @@ class Claim:
     """Place of the run in the plan."""
     task: TaskIdentity
     """The try that waits."""
+    deferred: bool = False
+    """It waits in the triggerer: no worker can have died over it, so a later try of the same task
+    means that somebody cleared it."""

@@ -122,6 +122,7 @@ class TrainOperator(BaseOperator):
         self._say_where(context, paths)
         if seen.state.is_over:
             return self._finish(context, paths, seen)
+        claims.take(paths, self._claim(context, deferred=True))
         return self._wait(paths, seen, identity_of(context).try_number)
 
     def _say_where(self, context: Context, paths: RunPaths) -> None:
@@ -133,25 +134,39 @@ class TrainOperator(BaseOperator):
             context["ti"].xcom_push("slurm_job", job)
             self.job_url = job_page(self._settings, identity_of(context))
 
-    def _claim(self, context: Context) -> Claim:
+    def _claim(self, context: Context, *, deferred: bool = False) -> Claim:
         return Claim(
             plan=str(self.planned["plan"]),
             index=int(self.planned["index"]),
             task=identity_of(context),
+            deferred=deferred,
         )
 
     def _settle_earlier(self, context: Context) -> RunPaths:
         """Return the attempt to run, after recording one that nobody will continue."""
         paths = folder.attempt_to_run(self._run.paths)
         seen = self._backend.observe(paths)
-        asked_to_end = folder.cancelled(paths) is not None and seen.state is not State.NOT_STARTED
-        if asked_to_end and not seen.state.is_over:
+        begun = seen.state is not State.NOT_STARTED
+        asked_to_end = begun and folder.cancelled(paths) is not None
+        if not seen.state.is_over and (asked_to_end or self._was_cleared(context, paths)):
             seen = self._backend.cancel(paths, why="its task was cleared")
         if seen.state in {State.LOST, State.CANCELLED}:
             row = self._record(context, paths, seen)
             self.log.warning("Run %s was %s: %s", paths.run_id, row.status, row.reason)
             paths = folder.attempt_to_run(self._run.paths)
         return paths
+
+    def _was_cleared(self, context: Context, paths: RunPaths) -> bool:
+        """Say whether an earlier try of this task waited in the triggerer and was not told to stop.
+
+        Its trigger is told to end the run, but may come too late: this try may be there first.
+        """
+        claim = folder.claim_of(paths)
+        return (
+            claim is not None
+            and claim.deferred
+            and claim.task.try_number < identity_of(context).try_number
+        )
 
     def _wait(self, paths: RunPaths, seen: Observation, try_number: int) -> NoReturn:
         deadline = (seen.started_at or time.time()) + self._run.study.site.longest_s
@@ -177,6 +192,9 @@ class TrainOperator(BaseOperator):
         """Record the run that the trigger saw end; end one that took too long or cannot start."""
         paths = RunPaths(root=self._run.paths.root, run_id=event["run_id"])
         self._held, self._identity = paths, identity_of(context)
+        # A worker has it again: should this try fail, the next one goes on where it stopped.
+        claims.take(paths, self._claim(context))
+        claims.take(paths, self._claim(context))  # a worker has it again, and may die over it
         if why := _too_long(self._run) if event["timed_out"] else event.get("stuck"):
             seen = self._backend.cancel(paths, why=str(why))
         else:
@@ -189,8 +207,11 @@ class TrainOperator(BaseOperator):
     def resume_execution(
         self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
     ) -> Any:
-        """Resume; end the run first when no trigger came back before the time was over."""
-        from airflow.sdk.exceptions import TaskDeferralTimeout
+        """Resume; end the run first when no trigger came back before the time was over.
+
+        A trigger that broke is not the run's fault: it goes on, and the next try waits for it.
+        """
+        from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
 
         try:
             return super().resume_execution(next_method, next_kwargs, context)
@@ -198,6 +219,9 @@ class TrainOperator(BaseOperator):
             paths = folder.attempt_to_run(self._run.paths)
             seen = self._backend.cancel(paths, why=_too_long(self._run))
             return self._finish(context, paths, seen, timed_out=True)
+        except TaskDeferralError:
+            claims.take(folder.attempt_to_run(self._run.paths), self._claim(context))
+            raise
 
     def on_kill(self) -> None:
         """End the run when a person kills the task before it waits in the triggerer.
