@@ -14,7 +14,10 @@ import pytest
 from tests.fixtures.airflow import ROOT, AirflowHome, write_sites
 from tests.fixtures.settings import make_settings
 
-DAGS = {"verify_environment", "fetch_dataset", "train", "scaling_study", "nightly_benchmark"}
+DAGS = {
+    "verify_environment", "fetch_dataset", "train", "scaling_study", "nightly_benchmark",
+    "reconcile_slurm",
+}  # fmt: skip
 POOLS = {"trainyard_cpu", "trainyard_gpu"}
 
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_OVER = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+OVER = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+"""States of a task that waits for nothing any more."""
 _DELETED = "removed"
 
 
@@ -70,7 +71,7 @@ def end_abandoned(
         if claim.task.is_same_task(mine):
             continue
         try:
-            if state_of(claim.task) not in _OVER:
+            if state_of(claim.task) not in OVER:
                 continue
             log.warning("Nobody waits for run %s: it is ended", paths.run_id)
             seen = backend.cancel(paths, why="its task ended without it")

@@ -9,8 +9,9 @@ from typing import Any
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TriggerRule
 
-from trainyard.operators.forms import lanes
+from trainyard.operators.lanes import lanes
 from trainyard.operators.launch import TrainOperator
+from trainyard.operators.reconcile import ReconcileSlurmOperator
 from trainyard.operators.tasks import (
     FetchDatasetOperator,
     PlanStudyOperator,
@@ -52,6 +53,13 @@ def fetch() -> FetchDatasetOperator:
         # A large download on a slow line; it resumes where it stopped when the task is tried again.
         execution_timeout=timedelta(hours=2),
         doc_md="Downloads, verifies and stages the data set once, and prepares it on the site.",
+    )
+
+
+def reconcile() -> ReconcileSlurmOperator:
+    """Return the task that compares jobs and tasks of the chosen Slurm sites."""
+    return ReconcileSlurmOperator(
+        task_id="reconcile", doc_md="Lists jobs without a task and tasks without a job."
     )
 
 

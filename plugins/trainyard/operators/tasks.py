@@ -13,7 +13,7 @@ from trainer.contract import Dataset
 from trainyard.errors import ConfigurationError, DatasetError, EnvironmentFailedError
 from trainyard.hooks.slurm import backend_of, completed
 from trainyard.operators.abandoned import identity_of
-from trainyard.operators.forms import lane_of
+from trainyard.operators.lanes import lane_of
 from trainyard.operators.links import MLflowRunLink, ReportLink
 from trainyard.settings import Settings, load_settings
 from trainyard.sites import Site, get_site, load_sites
@@ -111,7 +111,7 @@ class PlanStudyOperator(_SiteOperator, SkipMixin):
 
     :param suite: Suite that plans the runs.
     :param dataset_digest: SHA-256 of the staged archive. (templated)
-    :param lanes: Name of each lane (see ``forms.lane_of``) to its task; the other lanes' tasks
+    :param lanes: Name of each lane (see ``lanes.lane_of``) to its task; the other lanes' tasks
         are skipped.
     :param in_study: Whether the runs make a study with a report.
     :param site: Name of the site. (templated)
