@@ -79,6 +79,7 @@ class TestStructure:
                 assert task.priority_weight > 1
                 assert task.weight_rule == "absolute"
                 assert task.is_mapped
+                assert task.has_retry_policy, "else a failed run is run again, and fails again"
                 assert "label" in task.partial_kwargs["map_index_template"]
 
     def test_a_failed_run_turns_the_study_red_and_does_not_stop_the_report(self, bag):

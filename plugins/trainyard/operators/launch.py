@@ -75,7 +75,8 @@ class TrainOperator(BaseOperator):
         self, *, planned: Mapping[str, Any], poll_interval_s: float = 0.5, **kwargs: Any
     ) -> None:
         """Keep the arguments; nothing is read before the task runs."""
-        kwargs.setdefault("retry_policy", RETRIES)
+        # Mapping passes every argument of Airflow's own, this one as None.
+        kwargs["retry_policy"] = kwargs.get("retry_policy") or RETRIES
         super().__init__(**kwargs)
         self.planned = planned
         self.poll_interval_s = poll_interval_s

@@ -10,7 +10,7 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TriggerRule
 
 from trainyard.operators.lanes import lanes
-from trainyard.operators.launch import TrainOperator
+from trainyard.operators.launch import RETRIES, TrainOperator
 from trainyard.operators.reconcile import ReconcileSlurmOperator
 from trainyard.operators.tasks import (
     FetchDatasetOperator,
@@ -82,6 +82,8 @@ def runs(suite: str, fetched: FetchDatasetOperator, *, in_study: bool) -> Runs:
             weight_rule="absolute",
             map_index_template="{{ task.planned['label'] }}",
             retries=2,
+            # What the class sets by itself, a mapped task does not have.
+            retry_policy=RETRIES,
             doc_md=f"One training run per mapped task, measured in the pool {lane.pool}.",
         ).expand(planned=plan.output)
         for lane in {lane.task: lane for lane in tasks.values()}.values()

@@ -1,0 +1,381 @@
+"""Slurm through Airflow, on a real cluster with accounting and a real stack: nothing is faked but
+the training itself. All scenarios go on side by side; each test looks at its own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.cluster_python import cluster_python
+from tests.fixtures.slurm_cluster import throw_away_cluster
+from trainyard.paths import RunPaths, run_id_of
+from trainyard.slurm.runjob import job_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+
+RUNS = "/api/v2/dags/train/dagRuns"
+SITES = {
+    # name: (partition, seconds a run may take, seconds in the queue, Slurm may requeue)
+    "plain": ("main", 600, 600, True),
+    "brief": ("main", 8, 4, True),
+    "requeued": ("requeued", 600, 600, True),
+    "displaced": ("displaced", 600, 600, True),
+    "fragile": ("fragile", 600, 600, True),
+}
+
+
+def until(what: Callable[[], Any], seconds: float = 90, why: str = "it") -> Any:
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, f"{why} did not happen in {seconds} s"
+        time.sleep(0.3)
+    return found
+
+
+class Lab:
+    """Cluster, stack, and the orders of the stand-in trainer."""
+
+    def __init__(self, cluster, stack, control: Path) -> None:
+        self.cluster = cluster
+        self.stack = stack
+        self.control = control
+        self.seeds = 0
+
+    def start(self, name: str, *words: str, site: str = "plain") -> Scenario:
+        self.seeds += 1
+        (self.control / str(self.seeds)).write_text("\n".join(words))
+        conf = {"site": site, "dataset": "synthetic", "ranks": [1], "steps": 20,
+                "threads_per_rank": 1, "loader_workers": 0, "base_seed": self.seeds}  # fmt: skip
+        self.stack.api.trigger("train", conf, name)
+        return Scenario(self, name, self.seeds)
+
+    def jobs(self, name: str) -> list[list[str]]:
+        """Every attempt of jobs of that name that accounting or the controller knows."""
+        rows = self.cluster.ask(
+            "sacct", "-nPX", "--duplicates", "-S", "now-1hour", f"--name={name}",
+            "-o", "jobid,state,exitcode",
+        )  # fmt: skip
+        return [row.split("|") for row in rows.splitlines()]
+
+
+class Scenario:
+    """One DAG run with one training run."""
+
+    def __init__(self, lab: Lab, dag_run_id: str, seed: int) -> None:
+        self.lab = lab
+        self.api = lab.stack.api
+        self.dag_run_id = dag_run_id
+        self.seed = seed
+        run_id = run_id_of("train", dag_run_id, "run_on_slurm", 0)
+        self.paths = RunPaths(root=lab.stack.paths.runs, run_id=run_id)
+
+    @property
+    def path(self) -> str:
+        return f"{RUNS}/{self.dag_run_id}/taskInstances/run_on_slurm/0"
+
+    def state(self) -> str:
+        for task in self.api.tasks("train", self.dag_run_id):
+            if task.key == ("run_on_slurm", 0):
+                return task.state
+        return ""
+
+    def until(self, *states: str, seconds: float = 120) -> str:
+        return until(
+            lambda: (now := self.state()) in states and now, seconds, f"{self.dag_run_id}: {states}"
+        )
+
+    def until_training(self, times: int = 1) -> Scenario:
+        until(lambda: len(self.starts()) >= times, 90, f"{self.dag_run_id}: start {times}")
+        self.until("deferred")
+        return self
+
+    def starts(self) -> list[str]:
+        file = self.lab.control / f"{self.seed}.starts"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def go(self) -> None:
+        (self.lab.control / f"{self.seed}.go").touch()
+
+    def job(self, attempt: int = 1):
+        paths = self.paths.attempt(attempt)
+        return job_of(paths, str(paths.root))
+
+    def job_state(self, attempt: int = 1) -> str:
+        """The controller's or accounting's word for the newest attempt."""
+        job = self.job(attempt).attempt
+        shown = self.lab.cluster.run("squeue", "-h", "-t", "all", "-j", str(job.job_id), "-o", "%T")
+        if shown.stdout.strip():
+            return shown.stdout.strip()
+        return self.lab.jobs(job.key)[-1][1].split()[0]
+
+    def row(self, attempt: int = 1):
+        from trainyard.store import open_store
+
+        with open_store(f"sqlite:///{self.lab.stack.paths.results_db}") as store:
+            return store.run(self.paths.attempt(attempt).run_id)
+
+    def usage(self):
+        from trainyard.store import open_store
+
+        with open_store(f"sqlite:///{self.lab.stack.paths.results_db}") as store:
+            return store.query("run_jobs", run_id=self.paths.run_id)
+
+    def log(self) -> str:
+        text, token = "", None
+        for _ in range(20):
+            params = {"full_content": True, "map_index": 0} | ({"token": token} if token else {})
+            base = f"{RUNS}/{self.dag_run_id}/taskInstances/run_on_slurm/logs/1"
+            answer = self.api.call("GET", base, params=params)
+            text += json.dumps(answer["content"])
+            token = answer.get("continuation_token")
+            if not token:
+                return text
+        return text
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    from trainyard.local.slurm.config import Partition
+    from trainyard.local.slurm.site import connection
+    from trainyard.local.stack import running_stack
+    from trainyard.local.state import toml
+
+    options = {
+        "nodes": 4,
+        "cpus_per_node": 8,
+        "accounting": True,
+        "min_job_age_s": 10,
+        "preempt_mode": "REQUEUE",
+        "partitions": (
+            Partition(name="main", nodes=("n1",)),
+            Partition(name="requeued", nodes=("n2",), preempt_mode="REQUEUE"),
+            Partition(name="displaced", nodes=("n2",), preempt_mode="CANCEL"),
+            Partition(name="urgent", nodes=("n2",), priority_tier=10, preempt_mode="OFF"),
+            Partition(name="fragile", nodes=("n3", "n4")),
+        ),
+    }
+    folder = tmp_path_factory.mktemp("slurm-stack")
+    control = folder / "control"
+    python = cluster_python(control)
+    with throw_away_cluster(**options) as cluster:
+        tables = ""
+        for name, (partition, run_s, queue_s, requeue) in SITES.items():
+            place = {"launcher": "slurm", "python": python, "cores": 8, "run_timeout_s": run_s}
+            place |= {"runs_dir": str(folder / "runs"), "data_dir": str(folder / "data")}
+            way = {"connection": "slurm_test", "partition": partition, "queue_limit_s": queue_s,
+                   "time_limit_min": 10, "requeue": requeue}  # fmt: skip
+            tables += f"[{name}]\n{toml(place)}[{name}.slurm]\n{toml(way)}"
+        extra = {"AIRFLOW_CONN_SLURM_TEST": connection(cluster.config)}
+        with running_stack(folder, extra=extra, more_sites=tables) as stack:
+            until(lambda: stack.api.knows_dag("train"))
+            until(lambda: stack.api.knows_dag("reconcile_slurm"))
+            pool = {"name": "trainyard_slurm", "slots": 32, "include_deferred": True}
+            stack.api.call("PATCH", "/api/v2/pools/trainyard_slurm", json=pool)
+            yield Lab(cluster, stack, control)
+
+
+@pytest.fixture(scope="module")
+def scenes(lab):
+    """All runs, started together."""
+    made = {
+        "good": lab.start("good"),
+        "failing": lab.start("failing", "fail"),
+        "surviving": lab.start("surviving", "wait"),
+        "marked": lab.start("marked", "wait"),
+        "cleared": lab.start("cleared", "wait"),
+        "run-failed": lab.start("run-failed", "wait"),
+        "slow": lab.start("slow", "wait", site="brief"),
+        "requeued": lab.start("requeued", "wait", site="requeued"),
+        "fragile": lab.start("fragile", "wait", site="fragile"),
+    }
+    yield made
+    for scene in made.values():
+        scene.go()
+
+
+def test_a_run_through_sbatch_is_stored_with_its_job(lab, scenes):
+    good = scenes["good"]
+    assert good.until("success", "failed") == "success"
+    row = good.row()
+    assert (row.status, row.launcher, row.exit_code) == ("completed", "slurm", 0)
+    assert row.result.flags == ()
+    (use,) = good.usage()
+    job = good.job().attempt
+    assert (use["job_id"], use["node_list"]) == (job.job_id, "n1")
+    assert (use["source"], use["state"]) == ("sacct", "COMPLETED")
+    assert use["elapsed_s"] >= 0
+    assert use["cluster"] == lab.cluster.config.name
+    assert len(lab.jobs(job.key)) == 1
+    assert len(good.starts()) == 1
+
+
+def test_the_tasks_page_leads_to_the_job(lab, scenes):
+    good = scenes["good"]
+    good.until("success")
+    links = good.api.call(
+        "GET", f"{RUNS}/good/taskInstances/run_on_slurm/links", params={"map_index": 0}
+    )
+    links = links.get("extra_links", links)
+    assert links["Slurm job"].endswith("/dags/train/runs/good/tasks/run_on_slurm/mapped/0/xcom")
+    assert links["MLflow run"].startswith("http")
+    shown = good.api.call(
+        "GET", f"{good.path.removesuffix('/0')}/xcomEntries/slurm_job", params={"map_index": 0}
+    )
+    value = shown["value"] if isinstance(shown["value"], dict) else json.loads(shown["value"])
+    assert value["nodes"] == "n1"
+    assert value["state"] == "COMPLETED"
+    said = good.log()
+    assert re.search(r"submitted as job \d+ on cluster", said)
+    assert "phase train" in said, "what the job wrote while the task was deferred"
+
+
+def test_a_failure_is_told_with_exit_code_and_log(lab, scenes):
+    failing = scenes["failing"]
+    assert failing.until("success", "failed") == "failed"
+    row = failing.row()
+    assert (row.status, row.exit_code) == ("failed", 1)
+    assert "the trainer gave up" in row.log_tail
+    assert len(failing.starts()) == 1, "the same run would end the same way"
+
+
+def test_marking_the_task_as_failed_cancels_the_job(lab, scenes):
+    marked = scenes["marked"].until_training()
+    marked.api.call("PATCH", marked.path, json={"new_state": "failed"})
+    until(lambda: marked.job_state() == "CANCELLED", 40, "cancelling")
+    assert marked.state() == "failed"
+    assert "killed in Airflow" in marked.paths.cancelled.read_text()
+
+
+def test_failing_the_dag_run_cancels_the_job(lab, scenes):
+    scene = scenes["run-failed"].until_training()
+    scene.api.call("PATCH", f"{RUNS}/run-failed", json={"state": "failed"})
+    until(lambda: scene.job_state() == "CANCELLED", 40, "cancelling")
+
+
+def test_clearing_the_task_cancels_the_job_and_submits_another(lab, scenes):
+    cleared = scenes["cleared"].until_training()
+    first = cleared.job().attempt
+    body = {"dry_run": False, "dag_run_id": "cleared", "task_ids": ["run_on_slurm"],
+            "only_failed": False, "reset_dag_runs": True}  # fmt: skip
+    cleared.api.call("POST", "/api/v2/dags/train/clearTaskInstances", json=body)
+    until(lambda: cleared.job_state() == "CANCELLED", 40, "cancelling")
+    cleared.until_training(times=2)
+    cleared.go()
+    assert cleared.until("success", "failed") == "success"
+    assert cleared.row().status == "cancelled"
+    assert cleared.row(2).status == "completed"
+    assert cleared.job(2).attempt.job_id != first.job_id
+
+
+def test_a_run_that_takes_too_long_is_cancelled_and_fails(lab, scenes):
+    slow = scenes["slow"]
+    assert slow.until("success", "failed") == "failed"
+    assert slow.job_state() == "CANCELLED"
+    row = slow.row()
+    assert row.status == "failed"
+    assert "stopped after 12 s" in row.reason
+
+
+def test_a_job_survives_whoever_watches_it_and_its_own_controller(lab, scenes):
+    """Triggerer killed, controller killed, slurmdbd stopped: one job, no duplicate, no verdict."""
+    from trainyard.local.slurm import faults
+
+    surviving = scenes["surviving"].until_training()
+    job = surviving.job().attempt
+    killed = lab.stack.services.kill("airflow-triggerer")
+    faults.restart_controller(lab.cluster, kill=True)
+    lab.stack.services.start(killed)
+    with faults.accounting_gone(lab.cluster):
+        time.sleep(3)
+        assert surviving.state() == "deferred"
+        surviving.go()
+        assert surviving.until("success", "failed", seconds=150) == "success"
+    assert surviving.row().result.flags == ()
+    assert len(surviving.starts()) == 1
+    assert len(lab.jobs(job.key)) == 1
+    assert not surviving.paths.cancelled.exists()
+
+
+def displace(lab, seconds: int = 2) -> None:
+    lab.cluster.ask(
+        "sbatch", "--partition=urgent", "--cpus-per-task=8", "--output=/dev/null",
+        f"--wrap=sleep {seconds}",
+    )  # fmt: skip
+
+
+def test_a_displaced_job_that_slurm_requeues_goes_on_and_is_tainted(lab, scenes):
+    requeued = scenes["requeued"].until_training()
+    displace(lab)
+    requeued.until_training(times=2)
+    requeued.go()
+    assert requeued.until("success", "failed", seconds=150) == "success"
+    row = requeued.row()
+    assert [str(flag) for flag in row.result.flags] == ["preempted"]
+    assert "requeued" in row.result.flag_details[0]
+    job = requeued.job().attempt
+    assert {line.split()[0] for line in requeued.starts()} == {str(job.job_id)}
+    assert [use["attempt"] for use in requeued.usage()] == [0, 1]
+
+
+def test_a_displaced_job_that_slurm_cancels_is_submitted_again_and_tainted(lab, scenes):
+    scenes["requeued"].until("success", "failed", seconds=150)  # they share a node
+    displaced = lab.start("displaced", "wait", site="displaced").until_training()
+    first = displaced.job()
+    displace(lab)
+    displaced.until_training(times=2)
+    again = displaced.job()
+    assert (again.key.generation, again.key.run_id) == (1, first.key.run_id)
+    displaced.go()
+    assert displaced.until("success", "failed", seconds=150) == "success"
+    row = displaced.row()
+    assert row.status == "completed"
+    assert [str(flag) for flag in row.result.flags] == ["preempted"]
+    assert "resubmitted" in row.result.flag_details[0]
+    assert [use["state"] for use in displaced.usage()] == ["PREEMPTED", "COMPLETED"]
+
+
+def test_a_lost_node_costs_the_attempt_and_not_the_run(lab, scenes):
+    from trainyard.local.slurm import faults
+
+    fragile = scenes["fragile"].until_training()
+    shown = lab.cluster.ask("squeue", "-h", "-j", str(fragile.job().attempt.job_id), "-o", "%N")
+    faults.power_off(lab.cluster, shown)
+    faults.mark_down(lab.cluster, shown)
+    fragile.until_training(times=2)
+    fragile.go()
+    assert fragile.until("success", "failed", seconds=150) == "success"
+    assert [str(flag) for flag in fragile.row().result.flags] == ["preempted"]
+
+
+def test_reconciliation_reports_an_orphan_and_cancels_it_only_when_told(lab, scenes):
+    scenes["good"].until("success")
+    orphan = replace(scenes["good"].job().key, run_id="nobody-waits-for-this")
+    job = lab.cluster.ask(
+        "sbatch", "--parsable", "--output=/dev/null", f"--job-name={orphan.name}",
+        "--partition=main", "--wrap=sleep 600",
+    )  # fmt: skip
+
+    def reconcile(name: str, **conf: object) -> dict[str, int]:
+        lab.stack.api.trigger("reconcile_slurm", {"site": "plain", **conf}, name)
+        until(lambda: lab.stack.api.run("reconcile_slurm", name)["state"] in {"success", "failed"})
+        value = lab.stack.api.xcom("reconcile_slurm", name, "reconcile")
+        return (value if isinstance(value, dict) else json.loads(value))["plain"]
+
+    def shown() -> str:
+        return lab.cluster.run("squeue", "-h", "-t", "all", "-j", job, "-o", "%T").stdout.strip()
+
+    found = reconcile("report")
+    assert (found["jobs without a task"], found["cancelled"]) == (1, 0)
+    assert found["tasks without a job"] == 0
+    assert shown() == "RUNNING"
+    assert reconcile("clean", clean_up=True)["cancelled"] == 1
+    until(lambda: shown() in {"CANCELLED", ""}, 20, "cancelling")
+    assert reconcile("again")["jobs without a task"] == 0
