@@ -195,7 +195,6 @@ class TrainOperator(BaseOperator):
         self._held, self._identity = paths, identity_of(context)
         # A worker has it again: should this try fail, the next one goes on where it stopped.
         claims.take(paths, self._claim(context))
-        claims.take(paths, self._claim(context))  # a worker has it again, and may die over it
         if why := _too_long(self._run) if event["timed_out"] else event.get("stuck"):
             seen = self._backend.cancel(paths, why=str(why))
         else:
