@@ -53,7 +53,7 @@ def publish_report(
     with open_store(settings.results_url) as store:
         row = _settled(store, study)
         store.save_study(row)
-        files = build(study_data(store, study), folder)
+        files = build(study_data(settings, store, study), folder)
         objects = ObjectStore(settings)
         objects.put_artifacts(study.study_id, folder, prefix="reports")
         key = f"reports/{study.study_id}/{files.html.relative_to(folder).as_posix()}"
@@ -72,17 +72,20 @@ def publish_report(
     )
 
 
-def study_data(store: Store, study: StudyFile) -> StudyData:
+def study_data(settings: Settings, store: Store, study: StudyFile) -> StudyData:
     """Return everything the report is made of."""
     from trainyard.analysis.study import StudyData
+    from trainyard.lineage import dag_run_page
 
     study_id = study.study_id
     rows = store.query("study", study_id=study_id)
     if not rows:
         raise ConfigurationError(f"study {study_id!r} is not in the results database")
-    dataset = store.query("dataset_latest", name=study.plan.parameters.dataset)
+    planned = study.plan.parameters
+    dataset = store.query("dataset", name=planned.dataset, digest=planned.dataset_digest)
+    page = dag_run_page(settings, study.dag_id, study.dag_run_id)
     return StudyData.of(
-        study=rows[0],
+        study={**rows[0], "airflow_url": page},
         runs=store.frame("study_runs", study_id=study_id),
         windows=store.frame("study_windows", study_id=study_id),
         epochs=store.frame("study_epochs", study_id=study_id),

@@ -195,8 +195,9 @@ def answers_last_completed_study(store):
     assert store.query("last_completed_study", suite="other", site="laptop") == []
 
 
-def answers_dataset_latest(store):
-    (row,) = store.query("dataset_latest", name="digits")
+def answers_dataset(store):
+    assert store.query("dataset", name="digits", digest="00" * 32) == []
+    (row,) = store.query("dataset", name="digits", digest="cd" * 32)
     assert values([row], "digest", "size_bytes", "retrieved_at", "object_key") == [
         ("cd" * 32, 5, "2026-11-22T01:00:00.000000+00:00", f"k/{'cd' * 32}")
     ]

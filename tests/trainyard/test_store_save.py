@@ -222,7 +222,7 @@ MANIFEST = {
 def test_a_manifest_is_kept_whole_and_once(store):
     store.save_dataset(MANIFEST)
     store.save_dataset(MANIFEST | {"licence": "other"})
-    (row,) = store.query("dataset_latest", name="digits")
+    (row,) = store.query("dataset", name="digits", digest=DIGEST)
     assert (row["size_bytes"], row["licence"]) == (2**40, "other")
     kept = json.loads(row["manifest"])
     assert kept["counts"] == {"train": 1437}
