@@ -170,7 +170,7 @@ def checks(stock: Stock, *, dag_run_id: str = "") -> list[EnvironmentCheck]:
             measured=measured,
             requirement="0",
             verdict=Verdict.WARNING if count else Verdict.PASSED,
-            detail=table(stock) if count else "",
+            detail=table(stock),
             dag_run_id=dag_run_id,
         )
         for name, (measured, count) in found.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,16 @@ from trainyard.study import StudyFile, read_study
 
 KILLED = "its task was killed in Airflow"
 """Why a run was ended by a trigger."""
+
+
+_ENDING: set[asyncio.Task[None]] = set()  # an event loop keeps no task alive by itself
+
+
+def _task_states(**asked: Any) -> dict[str, Any]:
+    """Ask Airflow; the import alone takes seconds, so not on the event loop."""
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    return RuntimeTaskInstance.get_task_states(**asked)
 
 
 class RunWaiter(BaseTrigger):
@@ -58,25 +69,35 @@ class RunWaiter(BaseTrigger):
 
         Airflow also calls this when a triggerer that was stalled wakes up and finds its triggers
         reassigned (apache/airflow#73454). The task is then still deferred, and its run is left
-        alone.
+        alone. And Airflow 3.3 cancels a killed trigger again each second until it is done, which
+        interrupts this very method: the work is in a task of its own, which goes on.
         """
-        if await self._still_deferred():
-            self.log.warning("Trigger was handed over, run %s goes on", self.run_id)
-            return
-        await self.end()
+        work = asyncio.create_task(self._kill(), name=f"end {self.run_id}")
+        _ENDING.add(work)
+        work.add_done_callback(_ENDING.discard)
+        await asyncio.shield(work)
+
+    async def _kill(self) -> None:
+        try:
+            if await self._still_deferred():
+                self.log.warning("Trigger was handed over, run %s goes on", self.run_id)
+                return
+            await self.end()
+        except Exception:
+            self.log.exception("Run %s could not be ended", self.run_id)
 
     async def end(self) -> None:
         """End the run."""
         raise NotImplementedError
 
     async def _still_deferred(self) -> bool:
-        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
         from asgiref.sync import sync_to_async
 
         task = self.task_instance
         if task is None:
             return False
-        states = await sync_to_async(RuntimeTaskInstance.get_task_states)(
+        # Airflow's way from synchronous code to its API needs the context that asgiref keeps.
+        states = await sync_to_async(_task_states)(
             dag_id=task.dag_id,
             task_ids=[task.task_id],
             run_ids=[task.run_id],
