@@ -81,6 +81,11 @@ run() {
   again=$?
   if [ "$again" -ne 127 ]; then code=$again; fi
   child=""
+  # srun exits with 0 when it gives up on ranks that ignore SIGTERM (22.05: "Timed out waiting for
+  # job step to complete"): of a run that was told to end, only its result is proof of success.
+  if [ "$code" -eq 0 ] && [ -n "$signal" ] && [ ! -e result.json ]; then
+    code=$((128 + signal))
+  fi
   # Slurm signals the ranks before this shell: give the reason of their end a moment to arrive.
   if [ "$code" -ne 0 ] && [ -z "$signal" ]; then ended=1; sleep 1 & wait $!; fi
   finish "$code"

@@ -120,6 +120,27 @@ def test_exit_code_is_left_when_slurm_ends_the_job(slurm_cluster, tmp_path, how)
     assert "told" in paths.stdout.read_text()
 
 
+DEAF = """
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_run_that_ignores_its_end_leaves_no_exit_code_of_success(slurm_cluster, tmp_path):
+    """Srun gives up on such a step and exits with 0: nothing of it may look like a success."""
+    paths = RunPaths(root=tmp_path / "runs", run_id="deaf")
+    made = launch(spec_of(), site_of(tmp_path, stand_in(tmp_path, DEAF)), paths)
+    job = submit(slurm_cluster, made, paths)
+    until(lambda: paths.stdout.is_file() and "ready" in paths.stdout.read_text())
+    slurm_cluster.ask("scancel", job)
+    wait_for(slurm_cluster, job, "CANCELLED")
+    until(lambda: not slurm_cluster.ask("squeue", "-h", "-j", f"{job},{job}", "-t", "CG,R"))
+    until(lambda: "Timed out waiting for job step" in paths.stderr.read_text())
+    until(paths.exit_code.is_file)
+    assert paths.exit_code.read_text() == "143\n"
+
+
 def test_a_requeue_starts_afresh_and_is_counted(slurm_cluster, tmp_path):
     """The first attempt's result and exit code must not pass for the second's."""
     text = """
