@@ -101,6 +101,7 @@ def access_of_extra(conn_id: str, extra: Mapping[str, Any]) -> Access:
     return Access(
         name=f"{conn_id}:{chosen}:{given.get('ssh_conn_id', '')}:{given.get('slurm_conf', '')}",
         transport=makers[chosen],
+        remote=chosen == Reach.SSH,
         folder=str(given.get("bin_dir", "")),
         partition=str(given.get("partition", "")),
         account=str(given.get("account", "")),

@@ -17,6 +17,7 @@ from trainyard.slurm.client import SlurmClient
 from trainyard.slurm.errors import ControllerUnreachableError
 from trainyard.slurm.poller import PollOptions
 from trainyard.slurm.profile import ClusterProfile, probe
+from trainyard.slurm.shared import check_shared
 from trainyard.slurm.site import Reach, SlurmSite
 from trainyard.slurm.transport import LocalTransport, Transport
 
@@ -34,6 +35,8 @@ class Access:
     """Tells clusters and ways apart within a process."""
     transport: Callable[[], Transport]
     """Makes what runs commands."""
+    remote: bool = False
+    """Whether commands run on another host, whose view of the run folders must be checked."""
     folder: str = ""
     """Folder of Slurm's commands; empty: PATH."""
     commands_per_s: float = 0.2
@@ -118,7 +121,8 @@ def known_profile(
     """Return what kind of cluster *client* speaks to, from *folder* or by a probe.
 
     A thousand tasks must not send six commands each. While the controller does not answer, an
-    older finding does. Raises what ``probe`` raises.
+    older finding does. Raises what ``probe`` raises, and ``ConfigurationError`` when the
+    run folders are others where commands run.
     """
     path = folder / f"{hashlib.sha256(access.name.encode()).hexdigest()[:12]}.profile.json"
     known = _read(path)
@@ -133,6 +137,8 @@ def known_profile(
         return known.profile
     for line in profile.plan.why:
         LOG.info("%s: %s", profile.cluster, line)
+    if access.remote:
+        check_shared(client.transport, folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, dumps(KnownProfile(probed_at=clock(), profile=profile)) + "\n")
     return profile

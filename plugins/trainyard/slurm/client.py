@@ -58,7 +58,7 @@ class SlurmClient:
         folder: str = "",
     ) -> None:
         """Ask through *transport*; *folder* holds the commands when PATH does not name it."""
-        self._transport = transport
+        self.transport = transport
         self.budget = budget or CommandBudget(rate=5, burst=20)
         self.timeout_s = timeout_s
         self._folder = f"{folder.rstrip('/')}/" if folder else ""
@@ -75,7 +75,7 @@ class SlurmClient:
         self.budget.acquire()
         argv = [f"{self._folder}sbatch", "--parsable", *arguments]
         try:
-            done = self._transport.run(argv, stdin=script, timeout=self.timeout_s)
+            done = self.transport.run(argv, stdin=script, timeout=self.timeout_s)
         except NotSentError as error:
             raise SubmissionUnsentError(f"sbatch: {error}") from error
         except TransportError as error:
@@ -122,7 +122,7 @@ class SlurmClient:
     def user(self) -> str:
         """Return the name of the user whom jobs belong to: asked once, where commands run."""
         if not self._user:
-            done = self._transport.run(["id", "-un"], timeout=self.timeout_s)
+            done = self.transport.run(["id", "-un"], timeout=self.timeout_s)
             name = done.stdout.strip()
             if done.rc != 0 or not re.fullmatch(r"[^\s,]+", name):
                 raise GarbageOutputError(f"id -un printed {done.stdout!r}: {done.stderr.strip()}")
@@ -257,7 +257,7 @@ class SlurmClient:
         self.budget.acquire()
         argv = [*QUERY_ENVIRONMENT, f"{self._folder}{command}", *arguments]
         try:
-            return self._transport.run(argv, timeout=self.timeout_s)
+            return self.transport.run(argv, timeout=self.timeout_s)
         except TransportError as error:
             raise ControllerUnreachableError(f"{command}: {error}; asking again") from error
 
