@@ -53,6 +53,9 @@ bench-pipeline: setup-test  ## what the pipeline costs beside the work; one JSON
 pictures: setup-test  ## take the documentation's pictures from the last demo
 	$(AIRFLOW_PY) docs/images/make.py $(STATE_DIR)
 
+bench-slurm: setup-test  ## the Slurm engine under faults, and 200 real jobs; one JSON object last
+	@$(AIRFLOW_PY) benchmarks/slurm.py
+
 format: setup-test  ## bring the code into its one form
 	$(ENVS)/lint/bin/ruff check --fix . ; $(ENVS)/lint/bin/ruff format .
 

@@ -131,6 +131,7 @@ def test_an_account_without_a_shell_says_so_and_nothing_was_sent(tmp_path):
 # -- one connection
 
 
+@pytest.mark.slow
 def test_fifty_commands_at_once_share_one_connection(ssh, sshd, relay):
     def one(number: int) -> str:
         return ssh.run(["sh", "-c", f"sleep 0.1; echo {number}"], timeout=60).stdout
@@ -142,6 +143,7 @@ def test_fifty_commands_at_once_share_one_connection(ssh, sshd, relay):
     assert len(sshd.sessions()) == 1
 
 
+@pytest.mark.slow
 def test_an_sshd_that_allows_fewer_sessions(tmp_path):
     """MaxSessions 2: refusals are waited out, nothing fails, no second connection is made."""
     with running_sshd(tmp_path, "MaxSessions 2") as server, transport_to(server) as transport:
@@ -209,6 +211,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_sshd_away_then_back_within_the_time(sshd, ssh):
     assert ssh.run(["true"]).rc == 0
     sshd.stop()
