@@ -131,7 +131,7 @@ def _ssh(where: str, given: Mapping[str, Any], environment: Mapping[str, str]) -
     login = login_of(cast(SshParameters, SSHHook(ssh_conn_id=str(given["ssh_conn_id"]))))
     if given.get("user"):
         login = replace(login, user=str(given["user"]))
-    return SshTransport.to(login, environment=environment)
+    return SshTransport.shared(login, environment=environment)
 
 
 def access_of(site: Site) -> Access:

@@ -61,6 +61,20 @@ class SshTransport:
         """Return a transport to *login*; nothing is connected yet."""
         return cls(lambda: connect(login), where=login.where, environment=environment)
 
+    @classmethod
+    def shared(cls, login: Login, *, environment: Mapping[str, str] | None = None) -> SshTransport:
+        """Return this process's transport to *login*: all who ask use one connection.
+
+        It is never closed. A login that was changed in any part gets a new one.
+        """
+        wanted = dict(environment or {})
+        for known, variables, transport in _SHARED:
+            if known == login and variables == wanted:
+                return transport
+        made = cls.to(login, environment=wanted)
+        _SHARED.append((login, wanted, made))
+        return made
+
     @property
     def connections(self) -> int:
         """Connections made so far: 1 until one was lost."""
@@ -112,6 +126,9 @@ class SshTransport:
             return  # no session to spare; the connection itself answers
         except (paramiko.SSHException, EOFError, OSError):
             self._link.drop(transport)
+
+
+_SHARED: list[tuple[Login, dict[str, str], SshTransport]] = []
 
 
 @contextmanager

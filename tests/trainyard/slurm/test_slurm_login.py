@@ -98,7 +98,7 @@ def test_a_host_that_does_not_resolve(sshd):
         transport.run(["true"], timeout=0.5)
 
 
-def hook_of(sshd, monkeypatch, **extra):
+def hook_of(sshd, monkeypatch, port=0, **extra):
     """Return Airflow's SSHHook for a connection as a user makes it."""
     from airflow.providers.ssh.hooks.ssh import SSHHook
 
@@ -108,7 +108,7 @@ def hook_of(sshd, monkeypatch, **extra):
         "look_for_keys": "false",
     }
     text = json.dumps(
-        {"conn_type": "ssh", "host": "127.0.0.1", "port": sshd.port, "extra": usual | extra}
+        {"conn_type": "ssh", "host": "127.0.0.1", "port": port or sshd.port, "extra": usual | extra}
     )
     monkeypatch.setenv("AIRFLOW_CONN_LOGIN_NODE", text)
     return SSHHook("login_node")
@@ -121,6 +121,22 @@ def test_an_airflow_connection_makes_a_login(sshd, monkeypatch):
     transport = SshTransport.to(login)
     assert transport.run(["echo", "in"]).stdout == "in\n"
     transport.close()
+
+
+def test_all_who_use_one_connection_of_airflow_share_one_to_the_host(sshd, relay, monkeypatch):
+    """A thousand triggers in one process must not be a thousand logins."""
+    from trainyard.hooks.slurm import access_of_extra
+
+    def access():
+        hook_of(sshd, monkeypatch, port=relay.port)
+        return access_of_extra("cluster", {"transport": "ssh", "ssh_conn_id": "login_node"})
+
+    first, second = access().transport(), access().transport()
+    assert first is second
+    for transport in (first, access().client().transport, access().watching_client().transport):
+        assert transport.run(["echo", "in"]).stdout == "in\n"
+    assert relay.accepted == 1
+    first.close()
 
 
 @pytest.mark.parametrize("name", ["no_host_key_check", "allow_host_key_change"])
