@@ -172,7 +172,11 @@ class SlurmBackend:
         """Return the option that keeps the job off the site's and the quarantined nodes."""
         if not self.quarantine.active():
             return ()  # the script names the site's own
-        there = [node.name for node in self.client.sinfo_nodes()]
+        try:
+            there = [node.name for node in self.client.sinfo_nodes()]
+        except SlurmError as error:
+            LOG.warning("submitting without leaving out bad nodes: %s", error)
+            return ()
         bad = self.quarantine.exclude(there, spec.nodes)
         if not bad:
             return ()
@@ -206,12 +210,16 @@ class SlurmBackend:
 
     def _ask(self, target: Target) -> Verdict:
         """Ask once, going on from what a watcher has seen."""
-        rounds = Rounds(self.client, self.profile, SharedRunFiles(), patience=self._patience)
+        files = SharedRunFiles()
+        rounds = Rounds(self.client, self.profile, files, patience=self._patience)
         watched = {target: rounds.begin(target)}
         rounds.round(watched, self._clock())
         verdict = watched[target].verdict
         if verdict is None:
             raise SlurmError(f"asking about job {target.label} gave no verdict")
+        if not verdict.is_final:
+            # A poller counts in memory; whoever asks once a try must count on disk.
+            files.save(watched[target].evidence)
         return verdict
 
     # -- ending
