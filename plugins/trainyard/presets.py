@@ -98,8 +98,9 @@ def demo() -> StudyParameters:
         preset=Preset.DEMO,
         ranks=(1, 2),
         # Enough for 0.98 on the digits even at the weak study's doubled batch.
-        epochs=12,
-        learning_rate=0.15,
+        epochs=16,
+        learning_rate=0.1,
+        window_steps=30,
         repeats=3,
         warmup_steps=10,
         control_windows=1,
