@@ -12,7 +12,7 @@ from tests.fakes.slurm_jobs import Life
 from tests.fakes.slurm_site import SlurmScene
 from trainyard.backends import claims, folder
 from trainyard.backends.identity import Claim, TaskIdentity
-from trainyard.slurm.poller import POLLERS
+from trainyard.slurm.poller import POLLERS, PollOptions
 from trainyard.triggers import cancelling
 from trainyard.triggers import slurm as module
 from trainyard.triggers.slurm import SlurmJobTrigger
@@ -24,6 +24,8 @@ def scene(tmp_path, monkeypatch):
     made = SlurmScene(tmp_path)
     monkeypatch.setattr(module, "access_of", lambda site: made.access)
     monkeypatch.setattr(module, "LOOK_S", 0.02)
+    quick = PollOptions(fast_s=0.01, slow_s=0.02)
+    monkeypatch.setattr(type(made.access), "options", lambda self: quick)
     monkeypatch.setattr("trainyard.ingest._publish", lambda settings, paths, row: row)
     return made
 
