@@ -13,7 +13,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -51,13 +51,27 @@ class Finding:
     """What to do about it; empty when nothing."""
 
 
-def verify(settings: Settings, site: Site, *, dag_run_id: str = "") -> list[EnvironmentCheck]:
-    """Make every check of *site* and return them in a fixed order; stores nothing."""
+Checks = dict[str, Callable[[Settings, Site], Finding]]
+"""Checks by name, in the order in which they are shown."""
+
+
+def verify(
+    settings: Settings, site: Site, *, dag_run_id: str = "", cluster: Checks | None = None
+) -> list[EnvironmentCheck]:
+    """Make every check of *site* and return them in a fixed order; stores nothing.
+
+    *cluster*: checks of the cluster on which the site's runs happen, instead of those of this host.
+    """
     moment = datetime.now(UTC).isoformat()
-    idle = _guarded(_idle, settings, site)  # alone and first: the others keep a core busy
+    first = {} if cluster else {"idle": _idle}
+    # Alone and first: the others keep a core busy.
+    found = {name: _guarded(check, settings, site) for name, check in first.items()}
+    checks = {n: c for n, c in CHECKS.items() if not cluster or n not in _OF_THIS_HOST}
+    checks |= cluster or {}
     # They wait for other processes most of the time, so they wait together.
-    with ThreadPoolExecutor(max_workers=len(CHECKS)) as pool:
-        others = list(pool.map(lambda check: _guarded(check, settings, site), CHECKS.values()))
+    with ThreadPoolExecutor(max_workers=len(checks)) as pool:
+        others = pool.map(lambda check: _guarded(check, settings, site), checks.values())
+        found |= dict(zip(checks, others, strict=True))
     return [
         EnvironmentCheck(
             site=site.name,
@@ -69,22 +83,8 @@ def verify(settings: Settings, site: Site, *, dag_run_id: str = "") -> list[Envi
             detail=finding.fix,
             dag_run_id=dag_run_id,
         )
-        for name, finding in zip(["idle", *CHECKS], [idle, *others], strict=True)
+        for name, finding in found.items()
     ]
-
-
-def table(checks: Sequence[EnvironmentCheck]) -> str:
-    """Return *checks* as a text table, one line each and the fix below what needs one."""
-    rows = [("check", "verdict", "measured", "requirement")]
-    rows += [(check.name, check.verdict, check.measured, check.requirement) for check in checks]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = []
-    for row, check in zip(rows, [None, *checks], strict=True):
-        cells = [text.ljust(width) for text, width in zip(row, widths, strict=False)]
-        lines.append("  ".join([*cells, row[3]]).rstrip())
-        if check is not None and check.detail:
-            lines.append(f"{'':{widths[0]}}  -> {check.detail}")
-    return "\n".join(lines)
 
 
 def _guarded(check: Callable[[Settings, Site], Finding], settings: Settings, site: Site) -> Finding:
@@ -284,7 +284,8 @@ def _clock(settings: Settings, _site: Site) -> Finding:
     )
 
 
-CHECKS: dict[str, Callable[[Settings, Site], Finding]] = {
+_OF_THIS_HOST = frozenset({"cores", "memory", "gpus"})
+CHECKS: Checks = {
     "airflow": _airflow,
     "trainer": _trainer,
     "cores": _cores,

@@ -11,7 +11,8 @@ from tests.fakes import trainers
 from tests.fakes.runs import site
 from tests.fixtures.settings import make_settings
 from trainyard import environment
-from trainyard.environment import CHECKS, table, verify
+from trainyard.environment import CHECKS, verify
+from trainyard.environment_table import table
 from trainyard.store import Verdict, migrate, open_store
 
 GOOD_TRAINER = (

@@ -11,7 +11,7 @@ from airflow.sdk.bases.skipmixin import SkipMixin
 
 from trainer.contract import Dataset
 from trainyard.errors import ConfigurationError, DatasetError, EnvironmentFailedError
-from trainyard.hooks.slurm import backend_of, completed
+from trainyard.hooks.slurm import access_of, backend_of, completed
 from trainyard.operators.abandoned import identity_of
 from trainyard.operators.lanes import lane_of
 from trainyard.operators.links import MLflowRunLink, ReportLink
@@ -59,11 +59,17 @@ class VerifyEnvironmentOperator(_SiteOperator):
 
     def execute(self, context: Context) -> str:
         """Return the number of checks by verdict."""
-        from trainyard.environment import table, verify
+        from trainyard.environment import verify
+        from trainyard.environment_table import table
         from trainyard.store import Verdict, open_store
 
         settings, site = self.places()
-        checks = verify(settings, site, dag_run_id=identity_of(context).dag_run_id)
+        cluster = None
+        if site.slurm is not None:
+            from trainyard.environment_slurm import cluster_checks
+
+            cluster = cluster_checks(completed(site), access_of(site))
+        checks = verify(settings, site, dag_run_id=identity_of(context).dag_run_id, cluster=cluster)
         self.log.info("Site %s:\n%s", site.name, table(checks))
         failed = [check for check in checks if check.verdict == Verdict.FAILED]
         if not any(check.name == "results database" for check in failed):
