@@ -7,21 +7,16 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.e2e.slurm_lab import RUNS, Lab, until
 from tests.fakes.cluster_python import cluster_python
 from tests.fixtures.slurm_cluster import throw_away_cluster
-from trainyard.paths import RunPaths, run_id_of
-from trainyard.slurm.runjob import job_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
-RUNS = "/api/v2/dags/train/dagRuns"
 SITES = {
     # name: (partition, seconds a run may take, seconds in the queue, Slurm may requeue)
     "plain": ("main", 600, 600, True),
@@ -30,123 +25,6 @@ SITES = {
     "displaced": ("displaced", 600, 600, True),
     "fragile": ("fragile", 600, 600, True),
 }
-
-
-def until(what: Callable[[], Any], seconds: float = 90, why: str = "it") -> Any:
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, f"{why} did not happen in {seconds} s"
-        time.sleep(0.3)
-    return found
-
-
-class Lab:
-    """Cluster, stack, and the orders of the stand-in trainer."""
-
-    def __init__(self, cluster, stack, control: Path) -> None:
-        self.cluster = cluster
-        self.stack = stack
-        self.control = control
-        self.seeds = 0
-
-    def start(self, name: str, *words: str, site: str = "plain") -> Scenario:
-        self.seeds += 1
-        (self.control / str(self.seeds)).write_text("\n".join(words))
-        conf = {"site": site, "dataset": "synthetic", "ranks": [1], "steps": 20,
-                "threads_per_rank": 1, "loader_workers": 0, "base_seed": self.seeds}  # fmt: skip
-        self.stack.api.trigger("train", conf, name)
-        return Scenario(self, name, self.seeds)
-
-    def reconciled(self, check: str) -> str:
-        """What the last reconciliation stored about one kind of finding."""
-        from trainyard.store import open_store
-
-        with open_store(f"sqlite:///{self.stack.paths.results_db}") as store:
-            rows = store.query("environment_latest", site="plain (reconciliation)")
-        return next(row["detail"] for row in rows if row["name"] == check)
-
-    def jobs(self, name: str) -> list[list[str]]:
-        """Every attempt of jobs of that name that accounting or the controller knows."""
-        rows = self.cluster.ask(
-            "sacct", "-nPX", "--duplicates", "-S", "now-1hour", f"--name={name}",
-            "-o", "jobid,state,exitcode",
-        )  # fmt: skip
-        return [row.split("|") for row in rows.splitlines()]
-
-
-class Scenario:
-    """One DAG run with one training run."""
-
-    def __init__(self, lab: Lab, dag_run_id: str, seed: int) -> None:
-        self.lab = lab
-        self.api = lab.stack.api
-        self.dag_run_id = dag_run_id
-        self.seed = seed
-        run_id = run_id_of("train", dag_run_id, "run_on_slurm", 0)
-        self.paths = RunPaths(root=lab.stack.paths.runs, run_id=run_id)
-
-    @property
-    def path(self) -> str:
-        return f"{RUNS}/{self.dag_run_id}/taskInstances/run_on_slurm/0"
-
-    def state(self) -> str:
-        for task in self.api.tasks("train", self.dag_run_id):
-            if task.key == ("run_on_slurm", 0):
-                return task.state
-        return ""
-
-    def until(self, *states: str, seconds: float = 120) -> str:
-        return until(
-            lambda: (now := self.state()) in states and now, seconds, f"{self.dag_run_id}: {states}"
-        )
-
-    def until_training(self, times: int = 1) -> Scenario:
-        until(lambda: len(self.starts()) >= times, 90, f"{self.dag_run_id}: start {times}")
-        self.until("deferred")
-        return self
-
-    def starts(self) -> list[str]:
-        file = self.lab.control / f"{self.seed}.starts"
-        return file.read_text().splitlines() if file.exists() else []
-
-    def go(self) -> None:
-        (self.lab.control / f"{self.seed}.go").touch()
-
-    def job(self, attempt: int = 1):
-        paths = self.paths.attempt(attempt)
-        return job_of(paths, str(paths.root))
-
-    def job_state(self, attempt: int = 1) -> str:
-        """The controller's or accounting's word for the newest attempt."""
-        job = self.job(attempt).attempt
-        shown = self.lab.cluster.run("squeue", "-h", "-t", "all", "-j", str(job.job_id), "-o", "%T")
-        if shown.stdout.strip():
-            return shown.stdout.strip()
-        return self.lab.jobs(job.key)[-1][1].split()[0]
-
-    def row(self, attempt: int = 1):
-        from trainyard.store import open_store
-
-        with open_store(f"sqlite:///{self.lab.stack.paths.results_db}") as store:
-            return store.run(self.paths.attempt(attempt).run_id)
-
-    def usage(self):
-        from trainyard.store import open_store
-
-        with open_store(f"sqlite:///{self.lab.stack.paths.results_db}") as store:
-            return store.query("run_jobs", run_id=self.paths.run_id)
-
-    def log(self) -> str:
-        text, token = "", None
-        for _ in range(20):
-            params = {"full_content": True, "map_index": 0} | ({"token": token} if token else {})
-            base = f"{RUNS}/{self.dag_run_id}/taskInstances/run_on_slurm/logs/1"
-            answer = self.api.call("GET", base, params=params)
-            text += json.dumps(answer["content"])
-            token = answer.get("continuation_token")
-            if not token:
-                return text
-        return text
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +76,7 @@ def scenes(lab):
         "failing": lab.start("failing", "fail"),
         "surviving": lab.start("surviving", "wait"),
         "marked": lab.start("marked", "wait"),
+        "praised": lab.start("praised", "wait"),
         "cleared": lab.start("cleared", "wait"),
         "run-failed": lab.start("run-failed", "wait"),
         "slow": lab.start("slow", "wait", site="brief"),
@@ -260,6 +139,14 @@ def test_marking_the_task_as_failed_cancels_the_job(lab, scenes):
     until(lambda: marked.job_state() == "CANCELLED", 40, "cancelling")
     assert marked.state() == "failed"
     assert "killed in Airflow" in marked.paths.cancelled.read_text()
+
+
+def test_marking_the_task_as_succeeded_cancels_the_job_too(lab, scenes):
+    praised = scenes["praised"].until_training()
+    praised.api.call("PATCH", praised.path, json={"new_state": "success"})
+    until(lambda: praised.job_state() == "CANCELLED", 40, "cancelling")
+    assert praised.state() == "success", "a person's word about the task; the run has none"
+    assert praised.row() is None
 
 
 def test_failing_the_dag_run_cancels_the_job(lab, scenes):
@@ -361,6 +248,29 @@ def test_a_lost_node_costs_the_attempt_and_not_the_run(lab, scenes):
     fragile.go()
     assert fragile.until("success", "failed", seconds=150) == "success"
     assert [str(flag) for flag in fragile.row().result.flags] == ["preempted"]
+
+
+def test_a_whole_study_runs_unchanged_and_only_its_own_lane(lab, scenes):
+    (lab.control / "900").write_text("")
+    conf = {"site": "plain", "dataset": "synthetic", "ranks": [1], "steps": 20, "repeats": 1,
+            "threads_per_rank": 1, "loader_workers": 0, "base_seed": 900}  # fmt: skip
+    api = lab.stack.api
+    api.trigger("scaling_study", conf, "study")
+    ended = until(
+        lambda: (
+            (now := api.run("scaling_study", "study")["state"]) in {"success", "failed"} and now
+        ),
+        120,
+        "the study's end",
+    )
+    states = {
+        (task.task_id, task.map_index): task.state for task in api.tasks("scaling_study", "study")
+    }
+    assert ended == "success", states
+    assert states["report", -1] == "success"
+    assert {state for (task, _), state in states.items() if task == "run_on_slurm"} == {"success"}
+    others = {task: state for (task, _), state in states.items() if task == "run_on_cpu"}
+    assert others == {"run_on_cpu": "skipped"}
 
 
 def test_reconciliation_reports_an_orphan_and_cancels_it_only_when_told(lab, scenes):

@@ -88,7 +88,7 @@ class TestStructure:
         for name in ("scaling_study", "nightly_benchmark"):
             dag = bag.dags[name]
             report, last = dag.get_task("report"), dag.get_task("study_complete")
-            assert report.trigger_rule == TriggerRule.ALL_DONE_MIN_ONE_SUCCESS
+            assert report.trigger_rule == TriggerRule.ALL_DONE, "lanes are skipped, runs may fail"
             assert report.upstream_task_ids == {"plan", "run_on_cpu", "run_on_gpu"}
             assert last.trigger_rule == TriggerRule.NONE_FAILED
             assert last.upstream_task_ids == {"report", "run_on_cpu", "run_on_gpu"}

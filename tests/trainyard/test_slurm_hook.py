@@ -148,3 +148,24 @@ class TestSites:
     def test_each_launcher_gets_its_backend(self, tmp_path):
         assert type(module.backend_of(site(tmp_path))).__name__ == "ProcessBackend"
         assert type(module.backend_of(self.slurm_site(tmp_path))).__name__ == "SlurmBackend"
+
+
+class TestLoginNodes:
+    def ssh(self, monkeypatch, host: str) -> None:
+        extra = {"no_host_key_check": "false"}
+        text = json.dumps({"conn_type": "ssh", "host": host, "login": "me", "extra": extra})
+        monkeypatch.setenv("AIRFLOW_CONN_LOGIN", text)
+
+    def test_one_connection_for_all_that_this_process_asks(self, connect, monkeypatch):
+        self.ssh(monkeypatch, "login.example")
+        access = connect(transport="ssh", ssh_conn_id="login").access
+        assert access.transport() is access.transport()
+        other = connect(transport="ssh", ssh_conn_id="login", slurm_conf="/b.conf").access
+        assert other.transport() is not access.transport()
+
+    def test_a_corrected_connection_is_used_at_once(self, connect, monkeypatch):
+        self.ssh(monkeypatch, "wrong.example")
+        before = connect(transport="ssh", ssh_conn_id="login").access.transport()
+        self.ssh(monkeypatch, "right.example")
+        again = connect(transport="ssh", ssh_conn_id="login").access.transport()
+        assert again is not before

@@ -93,6 +93,8 @@ def access_of_extra(conn_id: str, extra: Mapping[str, Any]) -> Access:
         raise ConfigurationError(
             f"{where}: transport = 'ssh' needs ssh_conn_id, the SSH connection of the login node"
         )
+    # Made here and not when first used: a trigger may read connections here, but not in a thread.
+    transport = makers[chosen]()
     paces = {
         field: _number(where, name, given[name])
         for field, name in (("commands_per_s", "commands_per_s"), ("least_poll_s", "min_poll_s"))
@@ -100,7 +102,7 @@ def access_of_extra(conn_id: str, extra: Mapping[str, Any]) -> Access:
     }
     return Access(
         name=f"{conn_id}:{chosen}:{given.get('ssh_conn_id', '')}:{given.get('slurm_conf', '')}",
-        transport=makers[chosen],
+        transport=lambda: transport,
         remote=chosen == Reach.SSH,
         folder=str(given.get("bin_dir", "")),
         partition=str(given.get("partition", "")),

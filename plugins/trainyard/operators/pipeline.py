@@ -100,7 +100,8 @@ def report(made: Runs) -> None:
     written = ReportOperator(
         task_id="report",
         planned=made.plan.output,
-        trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
+        # Not ALL_DONE_MIN_ONE_SUCCESS: that one skips the report as soon as any lane was skipped.
+        trigger_rule=TriggerRule.ALL_DONE,
         doc_md="Collects all runs, fits, draws and publishes the report as HTML and PDF.",
     )
     study_complete = EmptyOperator(

@@ -204,6 +204,11 @@ class ReportOperator(BaseOperator):
         from trainyard.publish import publish_report
         from trainyard.study import run_of
 
+        if not self.planned:
+            raise ConfigurationError(
+                "nothing was planned, so there is nothing to report; the plan task, or one before "
+                "it, says why"
+            )
         study = run_of(self.planned[0]).study
         published = publish_report(load_settings(), study, backend_of(study.site))
         self.report_url, self.mlflow_url = published.url, published.mlflow_url

@@ -1,0 +1,131 @@
+"""A real cluster behind a real stack: runs are started, looked at and interfered with here."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trainyard.paths import RunPaths, run_id_of
+from trainyard.slurm.runjob import job_of
+
+RUNS = "/api/v2/dags/train/dagRuns"
+
+
+def until(what: Callable[[], Any], seconds: float = 90, why: str = "it") -> Any:
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, f"{why} did not happen in {seconds} s"
+        time.sleep(0.3)
+    return found
+
+
+class Lab:
+    """Cluster, stack, and the orders of the stand-in trainer."""
+
+    def __init__(self, cluster, stack, control: Path) -> None:
+        self.cluster = cluster
+        self.stack = stack
+        self.control = control
+        self.seeds = 0
+
+    def start(self, name: str, *words: str, site: str = "plain") -> Scenario:
+        self.seeds += 1
+        (self.control / str(self.seeds)).write_text("\n".join(words))
+        conf = {"site": site, "dataset": "synthetic", "ranks": [1], "steps": 20,
+                "threads_per_rank": 1, "loader_workers": 0, "base_seed": self.seeds}  # fmt: skip
+        self.stack.api.trigger("train", conf, name)
+        return Scenario(self, name, self.seeds)
+
+    def reconciled(self, check: str) -> str:
+        """What the last reconciliation stored about one kind of finding."""
+        from trainyard.store import open_store
+
+        with open_store(f"sqlite:///{self.stack.paths.results_db}") as store:
+            rows = store.query("environment_latest", site="plain (reconciliation)")
+        return next(row["detail"] for row in rows if row["name"] == check)
+
+    def jobs(self, name: str) -> list[list[str]]:
+        """Every attempt of jobs of that name that accounting or the controller knows."""
+        rows = self.cluster.ask(
+            "sacct", "-nPX", "--duplicates", "-S", "now-1hour", f"--name={name}",
+            "-o", "jobid,state,exitcode",
+        )  # fmt: skip
+        return [row.split("|") for row in rows.splitlines()]
+
+
+class Scenario:
+    """One DAG run with one training run."""
+
+    def __init__(self, lab: Lab, dag_run_id: str, seed: int) -> None:
+        self.lab = lab
+        self.api = lab.stack.api
+        self.dag_run_id = dag_run_id
+        self.seed = seed
+        run_id = run_id_of("train", dag_run_id, "run_on_slurm", 0)
+        self.paths = RunPaths(root=lab.stack.paths.runs, run_id=run_id)
+
+    @property
+    def path(self) -> str:
+        return f"{RUNS}/{self.dag_run_id}/taskInstances/run_on_slurm/0"
+
+    def state(self) -> str:
+        for task in self.api.tasks("train", self.dag_run_id):
+            if task.key == ("run_on_slurm", 0):
+                return task.state
+        return ""
+
+    def until(self, *states: str, seconds: float = 120) -> str:
+        return until(
+            lambda: (now := self.state()) in states and now, seconds, f"{self.dag_run_id}: {states}"
+        )
+
+    def until_training(self, times: int = 1) -> Scenario:
+        until(lambda: len(self.starts()) >= times, 90, f"{self.dag_run_id}: start {times}")
+        self.until("deferred")
+        return self
+
+    def starts(self) -> list[str]:
+        file = self.lab.control / f"{self.seed}.starts"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def go(self) -> None:
+        (self.lab.control / f"{self.seed}.go").touch()
+
+    def job(self, attempt: int = 1):
+        paths = self.paths.attempt(attempt)
+        return job_of(paths, str(paths.root))
+
+    def job_state(self, attempt: int = 1) -> str:
+        """The controller's or accounting's word for the newest attempt."""
+        job = self.job(attempt).attempt
+        shown = self.lab.cluster.run("squeue", "-h", "-t", "all", "-j", str(job.job_id), "-o", "%T")
+        if shown.stdout.strip():
+            return shown.stdout.strip()
+        return self.lab.jobs(job.key)[-1][1].split()[0]
+
+    def row(self, attempt: int = 1):
+        from trainyard.store import open_store
+
+        with open_store(f"sqlite:///{self.lab.stack.paths.results_db}") as store:
+            return store.run(self.paths.attempt(attempt).run_id)
+
+    def usage(self):
+        from trainyard.store import open_store
+
+        with open_store(f"sqlite:///{self.lab.stack.paths.results_db}") as store:
+            return store.query("run_jobs", run_id=self.paths.run_id)
+
+    def log(self) -> str:
+        text, token = "", None
+        for _ in range(20):
+            params = {"full_content": True, "map_index": 0} | ({"token": token} if token else {})
+            base = f"{RUNS}/{self.dag_run_id}/taskInstances/run_on_slurm/logs/1"
+            answer = self.api.call("GET", base, params=params)
+            text += json.dumps(answer["content"])
+            token = answer.get("continuation_token")
+            if not token:
+                return text
+        return text
