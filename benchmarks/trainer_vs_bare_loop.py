@@ -30,7 +30,13 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLES, TEST_SAMPLES = 1437, 64  # as many training samples as the digits have
-WINDOW_STEPS = 20
+WINDOW_STEPS = 30  # as in the demo
+# What launch() gives every run on a CPU (trainyard.launch.environment).
+LAUNCH = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+}
 WARMUP_STEPS = 20
 GLOBAL_BATCH = 64
 LEARNING_RATE = 0.02
@@ -38,7 +44,7 @@ DIGEST = "b" * 64
 
 
 def measure(
-    *, ranks: int = 1, launches: int = 3, blocks: int = 6, python: str = sys.executable
+    *, ranks: int = 1, launches: int = 5, blocks: int = 8, python: str = sys.executable
 ) -> dict[str, Any]:
     """Return the ratio on *ranks* ranks: *launches* fresh process groups of *blocks* ABBA blocks.
 
@@ -92,7 +98,7 @@ def _launch(ranks: int, blocks: int, python: str) -> dict[str, Any]:
         command = [python]
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         command += [__file__, "--worker", folder, "--ranks", str(ranks), "--blocks", str(blocks)]
-        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), **LAUNCH}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         answer = Path(folder) / "answer.json"
         if done.returncode or not answer.exists():
@@ -190,7 +196,7 @@ class BareLoop:
 
         everything = torch.from_numpy(np.array(data.train.images[:]))
         self.images = Normaliser(spec, device)(everything)
-        self.labels = torch.from_numpy(data.train.labels).to(device)
+        self.labels = torch.from_numpy(data.train.labels.copy()).to(device)
         network = model.build(spec.model, data.channels, data.classes, spec.seed).to(device)
         self.model = DistributedDataParallel(
             network,
@@ -247,8 +253,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--ranks", type=int, help="only this number of ranks")
-    parser.add_argument("--launches", type=int, default=3, help="fresh process groups each")
-    parser.add_argument("--blocks", type=int, default=6, help="ABBA blocks in each")
+    parser.add_argument("--launches", type=int, default=5, help="fresh process groups each")
+    parser.add_argument("--blocks", type=int, default=8, help="ABBA blocks in each")
     options = parser.parse_args()
     if options.worker:
         _worker(options.worker, options.ranks, options.blocks)

@@ -87,6 +87,12 @@ def _check_fits(spec: RunSpec, site: Site) -> None:
         )
 
 
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+"""glibc gives the activations of each step back to the kernel and faults them in again at the next:
+a third of a step of ``resnet18_small`` on a CPU, and most of its variation (docs/decisions/0006).
+32 MiB is the largest threshold that glibc takes (mallopt(3), M_MMAP_THRESHOLD)."""
+
+
 def environment(spec: RunSpec, site: Site) -> tuple[tuple[str, str], ...]:
     """Return the environment variables of a run on *site*.
 
@@ -99,6 +105,7 @@ def environment(spec: RunSpec, site: Site) -> tuple[tuple[str, str], ...]:
         values["NCCL_SOCKET_IFNAME"] = site.network_interface
     if not site.gpus_per_node:
         values["CUDA_VISIBLE_DEVICES"] = ""
+        values |= KEEP_MEMORY
     values |= dict(site.environment)
     return tuple(sorted(values.items()))
 
