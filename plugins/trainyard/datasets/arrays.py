@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np  # noqa: TID253 (this module is imported inside functions only)
-from numpy.lib import format as npy  # noqa: TID253 (as above)
+import numpy as np
+from numpy.lib import format as npy
 
 from trainyard.errors import DatasetError
 from trainyard.files import disk_errors, reserve

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np  # noqa: TID253 (this module is imported inside functions only)
+import numpy as np
 
 from trainyard.datasets.archive import Content, Limits, members, open_gzip
 from trainyard.datasets.arrays import ArraySet, Shape

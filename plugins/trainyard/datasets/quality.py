@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # noqa: TID253 (this module is imported inside functions only)
+import numpy as np
 
 from trainyard.datasets.arrays import SPLITS, blocks, load
 from trainyard.datasets.formats import Expected, Raw
