@@ -91,6 +91,11 @@ class Scenario:
         file = self.lab.control / f"{self.seed}.starts"
         return file.read_text().splitlines() if file.exists() else []
 
+    def clear(self) -> None:
+        body = {"dry_run": False, "dag_run_id": self.dag_run_id, "task_ids": ["run_on_slurm"],
+                "only_failed": False, "reset_dag_runs": True}  # fmt: skip
+        self.api.call("POST", "/api/v2/dags/train/clearTaskInstances", json=body)
+
     def go(self) -> None:
         (self.lab.control / f"{self.seed}.go").touch()
 
@@ -119,10 +124,13 @@ class Scenario:
             return store.query("run_jobs", run_id=self.paths.run_id)
 
     def log(self) -> str:
+        """The log of the newest try: a busy scheduler may have counted one that never began."""
+        found = self.api.tasks("train", self.dag_run_id)
+        number = next(task.try_number for task in found if task.key == ("run_on_slurm", 0))
         text, token = "", None
         for _ in range(20):
             params = {"full_content": True, "map_index": 0} | ({"token": token} if token else {})
-            base = f"{RUNS}/{self.dag_run_id}/taskInstances/run_on_slurm/logs/1"
+            base = f"{RUNS}/{self.dag_run_id}/taskInstances/run_on_slurm/logs/{number}"
             answer = self.api.call("GET", base, params=params)
             text += json.dumps(answer["content"])
             token = answer.get("continuation_token")

@@ -1,7 +1,8 @@
 """A stand-in for the trainer's python on a cluster: does what a file named after the seed says.
 
-The words, one a line in ``<control>/<seed>``: ``wait`` (until ``<seed>.go`` exists), ``fail``. It
-leaves a valid result of the run it was started for; each start leaves a line in ``<seed>.starts``.
+The words, one a line in ``<control>/<seed>``: ``wait`` (until ``<seed>.go`` exists), ``slow``,
+``fail``. It leaves a valid result of the run it was started for; each start leaves a line in
+``<seed>.starts``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ with (control / f"{{seed}}.starts").open("a") as starts:
 words = (control / str(seed)).read_text().split()
 with (run_dir / "metrics.jsonl").open("a") as metrics:
     metrics.write('{{"event": "phase", "name": "train"}}\\n')
+if "slow" in words:
+    time.sleep(10)
 while "wait" in words and not (control / f"{{seed}}.go").exists():
     time.sleep(0.1)
 if "fail" in words:
