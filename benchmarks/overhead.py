@@ -122,6 +122,8 @@ def _overheads(
     began = _seconds(api.run(dag_id, run_id)["start_date"])
     found: dict[str, list[float]] = {"plain": [], "deferred": []}
     for task in tasks:
+        if (run_id, task.task_id, task.map_index) not in bodies:
+            continue  # the scheduler ends an EmptyOperator itself: no process, nothing to compare
         before = [end for (name, _), end in ends.items() if name in upstream[task.task_id]]
         trained = processes.get(task.key)
         if trained is not None:
