@@ -14,7 +14,7 @@ KEEP ?=
 SITE ?= local
 LOCAL  := $(AIRFLOW_PY) -m trainyard.local --state $(STATE_DIR)
 
-.PHONY: demo serve setup setup-test test test-fast bench-pipeline pictures lint format help locks
+.PHONY: demo serve setup setup-test test test-fast bench-pipeline bench-slurm pictures lint format help locks
 .DEFAULT_GOAL := help
 
 help:  ## this list
