@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from hypothesis import settings
+
+# A busy machine makes an example slow, never wrong; time is what benchmarks measure.
+settings.register_profile("trainyard", deadline=None)
+settings.load_profile("trainyard")
+
 pytest_plugins: list[str] = [
     "tests.fixtures.airflow",
     "tests.fixtures.mlflow",
