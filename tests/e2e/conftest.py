@@ -26,7 +26,9 @@ def study(stack):
     return run_study(stack, {"site": "local", "dataset": "digits", "preset": "demo"})
 
 
-@pytest.fixture(scope="session")
+# Not for the session: Playwright keeps an event loop running in this thread while it is open, and
+# no other test could run one.
+@pytest.fixture(scope="module")
 def browser():
     from pathlib import Path
 
