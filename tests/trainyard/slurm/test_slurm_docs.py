@@ -47,9 +47,11 @@ def test_every_field_of_the_connection_is_documented_and_the_example_uses_them()
     assert set(json.loads(block("json"))) <= known
 
 
-def test_the_example_connection_is_accepted():
+def test_the_example_connection_is_accepted(monkeypatch):
     from trainyard.hooks.slurm import access_of_extra
 
+    # The page tells the reader to make this SSH connection first.
+    monkeypatch.setenv("AIRFLOW_CONN_GPU_LOGIN", "ssh://somebody@login.example.org")
     access = access_of_extra("gpu_cluster", json.loads(block("json")))
     assert (access.remote, access.folder, access.commands_per_s) == (True, "/opt/slurm/bin", 0.2)
 
