@@ -10,6 +10,7 @@ not timed. Inside a window nothing synchronises with the device and nothing is r
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from trainer.contract import Window, WindowKind
@@ -28,6 +29,8 @@ class Reading:
     """Clock of each rank's device right after the window, 0 where it cannot be read."""
     throttled: bool
     """A GPU reported that it slowed down for heat or power."""
+    carried: tuple[tuple[float, ...], ...] = ()
+    """What each rank sent along with its times."""
 
 
 class Stopwatch:
@@ -47,14 +50,25 @@ class Stopwatch:
         self._load.start()
         self._begin = time.perf_counter()
 
-    def stop(self, kind: WindowKind, index: int, steps: int, images: int) -> Reading:
-        """End the window of *steps* and *images* (over all ranks), and gather it from all ranks."""
+    def stop(
+        self,
+        kind: WindowKind,
+        index: int,
+        steps: int,
+        images: int,
+        carry: Callable[[], list[float]] = list,
+    ) -> Reading:
+        """End the window of *steps* and *images* (over all ranks), and gather it from all ranks.
+
+        *carry* is called once the time is taken; what it returns travels in the same exchange,
+        since on two CPU ranks an exchange of a few bytes costs as much as one of a megabyte.
+        """
         self._group.synchronize()
         seconds = time.perf_counter() - self._begin
         busy, own = self._load.stop()
         mhz, throttled = self._signals.read()
         mine = [seconds, own, busy, mhz, float(throttled)]
-        rows = self._group.rows(mine)
+        rows = self._group.rows([*mine, *carry()])
         window = Window(
             kind=kind,
             index=index,
@@ -68,6 +82,7 @@ class Stopwatch:
             cpu_by_rank=tuple(row[1] for row in rows),
             clock_mhz=tuple(row[3] for row in rows),
             throttled=any(row[4] for row in rows),
+            carried=tuple(tuple(row[len(mine) :]) for row in rows),
         )
 
     def _foreign_load(self, rows: list[list[float]]) -> float:

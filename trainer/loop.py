@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,9 @@ from trainer.load import process_age
 from trainer.progress import Progress
 from trainer.sampler import Plan
 from trainer.steps import Stepper, learning_rate
+
+VERIFY_EVERY = 16
+"""Epochs whose sample counts are compared with the plan in one exchange."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -89,6 +92,7 @@ class Loop:
         self._stopwatch = stopwatch
         self._checkpoints = checkpoints
         self._ended: list[_EndedEpoch] = []
+        self._unverified: list[_EndedEpoch] = []
         self._mark: Any = None
         self._last_total = 0.0
         self._epoch_began_at = progress.step - progress.step % plan.steps_per_epoch
@@ -123,16 +127,16 @@ class Loop:
             self._stopwatch.start()
         for step in range(part.first, part.last):
             self._step(step, batches)
-        images = self._plan.images_between(part.first, part.last)
-        reading = None
-        if part.timed:
-            index = len(self._progress.windows)
-            reading = self._stopwatch.stop(WindowKind.TRAIN, index, part.last - part.first, images)
-            self.readings.append(reading)
         self._progress.step = part.last
-        if part.last == self.total_steps and not self._plan.ends_epoch(part.last - 1):
-            self._end_epoch(part.last - 1)
-        self._border(part, reading, images)
+        images = self._plan.images_between(part.first, part.last)
+        if part.timed:
+            index, steps = len(self._progress.windows), part.last - part.first
+            reading = self._stopwatch.stop(WindowKind.TRAIN, index, steps, images, self._sums)
+            self.readings.append(reading)
+            rows: Sequence[Sequence[float]] = reading.carried
+        else:
+            reading, rows = None, self._group.rows(self._sums())
+        self._border(part, reading, images, rows)
 
     def _step(self, step: int, batches: Iterator[Batch]) -> None:
         plan = self._plan
@@ -182,16 +186,28 @@ class Loop:
         event.record()
         return event
 
-    def _border(self, part: Segment, reading: Reading | None, images: int) -> None:
-        """Reduce what the steps since the last border left; nothing here is timed.
+    def _sums(self) -> list[float]:
+        """Return this rank's loss so far, then loss, hits and seconds of each ended epoch.
 
-        One exchange for all numbers and, where an epoch ended, one for its sample counts: on two
-        ranks an exchange of a few bytes costs as much as one of a megabyte.
+        A last epoch that the plan cuts short ends here, outside the timed part.
         """
+        last = self._progress.step - 1
+        if last + 1 == self.total_steps and not self._plan.ends_epoch(last):
+            self._end_epoch(last)
         mine = [float(self._stepper.sums[0])]
         for ended in self._ended:
             mine += [*ended.sums.tolist(), self._seconds(ended)]
-        columns = list(zip(*self._group.rows(mine), strict=True))
+        return mine
+
+    def _border(
+        self,
+        part: Segment,
+        reading: Reading | None,
+        images: int,
+        rows: Sequence[Sequence[float]],
+    ) -> None:
+        """Record what the steps since the last border left: *rows*, the ranks' ``_sums``."""
+        columns = list(zip(*rows, strict=True))
         total = sum(columns[0])
         loss = (total - self._last_total) / images
         self._last_total = total
@@ -207,11 +223,14 @@ class Loop:
         for number, ended in enumerate(self._ended):
             losses, hits, seconds = columns[1 + 3 * number : 4 + 3 * number]
             self._record(ended, sum(losses), sum(hits), max(seconds))
+        self._unverified += self._ended
         self._ended.clear()
+        over = part.last == self.total_steps
+        if over or len(self._unverified) >= VERIFY_EVERY or self._checkpoint_is_due(part):
+            self._verify_epochs()
 
     def _record(self, ended: _EndedEpoch, loss: float, hits: float, seconds: float) -> None:
-        """Check that an epoch used every sample once, and keep it with its sums over ranks."""
-        self._verify(ended, self._group.sum(torch.from_numpy(ended.counts)))
+        """Keep an epoch with its sums over ranks."""
         self._journal.add_epoch(
             Epoch(
                 index=ended.index,
@@ -229,6 +248,15 @@ class Loop:
             return float(ended.end - ended.begin)
         return float(ended.begin.elapsed_time(ended.end)) / 1000  # events count in ms
 
+    def _verify_epochs(self) -> None:
+        """Check that the epochs since the last check used every sample once, in one exchange."""
+        if self._unverified:
+            mine = np.stack([ended.counts for ended in self._unverified])
+            everyone = self._group.sum(torch.from_numpy(mine))
+            for ended, counts in zip(self._unverified, everyone, strict=True):
+                self._verify(ended, counts)
+        self._unverified.clear()
+
     def _verify(self, ended: _EndedEpoch, counts: Tensor) -> None:
         """Compare how often each sample was trained, over all ranks, with the plan."""
         self._progress.verified_epochs += 1
@@ -240,9 +268,13 @@ class Loop:
                 f"each {least} to {most} times"
             )
 
-    def _checkpoint_if_due(self, part: Segment) -> None:
+    def _checkpoint_is_due(self, part: Segment) -> bool:
         every = self._spec.checkpoint_every
-        if every and part.last // every > part.first // every and part.last < self.total_steps:
+        crossed = bool(every) and part.last // every > part.first // every
+        return crossed and part.last < self.total_steps
+
+    def _checkpoint_if_due(self, part: Segment) -> None:
+        if self._checkpoint_is_due(part):
             self._checkpoints.save(self._stepper, self._progress)
 
 
