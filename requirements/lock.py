@@ -19,6 +19,7 @@ LOCKS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "airflow-test": (("airflow", "test"), "airflow"),
     "trainer-test": (("trainer", "test-trainer"), "trainer"),
     "lint": (("lint",), None),
+    "hta": (("hta",), None),
 }
 
 

@@ -25,6 +25,7 @@ ENVIRONMENTS = {
     "trainer": "trainer",
     "trainer-test": "trainer",
     "lint": "lint",
+    "hta": "hta",
 }
 
 
@@ -63,7 +64,7 @@ def sync(lock: str) -> None:
         str(python),
         str(HERE / f"{lock}.txt"),
     )
-    if env.name != "lint":
+    if env.name not in {"lint", "hta"}:
         run(
             "pip",
             "install",
