@@ -1,8 +1,10 @@
 """What a run leaves behind: metrics.jsonl and epochs.csv while it goes on, result.json at its end.
 
 Only rank 0 writes. ``metrics.jsonl`` holds one JSON object a line, flushed at once: events
-``phase`` (name), ``window`` (a ``Window`` with its loss), ``epoch`` (an ``Epoch``), ``flag`` and
-``result`` (status). ``epochs.csv`` holds a row per epoch with what a spreadsheet needs to stand
+``phase`` (name), ``plan`` (steps in all), ``window`` (a ``Window`` with its loss; those of real
+steps also with what they used: CPU seconds of all ranks, and of rank 0 the seconds it waited for
+data and ``usage.now``), ``epoch`` (an ``Epoch``), ``flag`` and ``result`` (status). ``epochs.csv``
+holds a row per epoch with what a spreadsheet needs to stand
 alone.
 """
 

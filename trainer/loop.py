@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trainer import usage
 from trainer.checkpoint import Checkpoints
 from trainer.clock import Reading, Stopwatch
 from trainer.contract import Epoch, Phase, RunSpec, WindowKind
@@ -93,6 +94,7 @@ class Loop:
         self._checkpoints = checkpoints
         self._ended: list[_EndedEpoch] = []
         self._unverified: list[_EndedEpoch] = []
+        self._waited_s = 0.0
         self._mark: Any = None
         self._last_total = 0.0
         self._epoch_began_at = progress.step - progress.step % plan.steps_per_epoch
@@ -106,6 +108,8 @@ class Loop:
         Raises ``LossError``, on all ranks alike, at the first border where the loss is no number.
         """
         spec, progress = self._spec, self._progress
+        per_epoch = self._plan.steps_per_epoch
+        self._journal.event("plan", step=progress.step, steps=self.total_steps, per_epoch=per_epoch)
         counted = self._counted(batches)
         self._last_total = sum(row[0] for row in self._group.rows(self._stepper.sums.tolist()))
         begin = time.perf_counter()
@@ -125,6 +129,7 @@ class Loop:
     def _segment(self, part: Segment, batches: Iterator[Batch]) -> None:
         if part.timed:
             self._stopwatch.start()
+            self._waited_s = 0.0
         for step in range(part.first, part.last):
             self._step(step, batches)
         self._progress.step = part.last
@@ -151,7 +156,12 @@ class Loop:
     def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Pass *batches* on and count each sample that came, whatever the sampler planned."""
         progress = self._progress
-        for batch in batches:
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self._waited_s += time.perf_counter() - asked
+            if batch is None:
+                return
             np.add.at(progress.counts, batch[2].numpy(), 1)
             yield batch
 
@@ -219,7 +229,9 @@ class Loop:
         if reading is not None:
             if self._progress.first_window_loss is None:
                 self._progress.first_window_loss = loss
-            self._journal.add_window(reading.window, step=part.last, loss=loss)
+            self._journal.add_window(
+                reading.window, step=part.last, loss=loss, **self._used(reading)
+            )
         for number, ended in enumerate(self._ended):
             losses, hits, seconds = columns[1 + 3 * number : 4 + 3 * number]
             self._record(ended, sum(losses), sum(hits), max(seconds))
@@ -228,6 +240,11 @@ class Loop:
         over = part.last == self.total_steps
         if over or len(self._unverified) >= VERIFY_EVERY or self._checkpoint_is_due(part):
             self._verify_epochs()
+
+    def _used(self, reading: Reading) -> dict[str, float]:
+        """Return what a window took, for whoever watches the run: nothing is judged by it."""
+        mine = {"cpu_seconds": sum(reading.cpu_by_rank), "data_wait_s": self._waited_s}
+        return mine | usage.now(self._group.device)
 
     def _record(self, ended: _EndedEpoch, loss: float, hits: float, seconds: float) -> None:
         """Keep an epoch with its sums over ranks."""

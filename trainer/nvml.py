@@ -16,6 +16,12 @@ THROTTLE_MASK = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
 _VERSION_BYTES = 80
 
 
+class _Utilisation(ctypes.Structure):
+    """nvmlUtilization_t: shares in percent."""
+
+    _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
+
+
 class Nvml:
     """One GPU as the driver sees it."""
 
@@ -39,6 +45,17 @@ class Nvml:
         """Return the clock of the multiprocessors in MHz, 0 when the driver does not say."""
         value = ctypes.c_uint()
         return self._number("nvmlDeviceGetClockInfo", value, ctypes.c_int(SM_CLOCK))
+
+    def utilisation(self) -> float | None:
+        """Return the share of the last sample period (a sixth of a second to a second) in which a
+        kernel ran, 0 to 1; None when the driver does not say (MIG instances have none).
+        """
+        found = _Utilisation()
+        try:
+            self._call("nvmlDeviceGetUtilizationRates", self._device, ctypes.byref(found))
+        except OSError:
+            return None
+        return float(found.gpu) / 100
 
     def throttled(self) -> bool:
         """Whether the GPU runs below its clock for heat or power."""

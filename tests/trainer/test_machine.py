@@ -4,6 +4,7 @@ import ctypes
 import os
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from trainer.load import LoadMeter, busy_seconds, process_age
 from trainer.machine import describe, usable_cores, usable_memory
 from trainer.nvml import Nvml
 from trainer.provenance import Git
+from trainer.usage import resident_bytes
 
 
 def fake_root(root, files):
@@ -139,6 +141,10 @@ class FakeDriver:
         value._obj.value = self.reasons
         return self.code
 
+    def nvmlDeviceGetUtilizationRates(self, _device, rates):  # noqa: N802
+        rates._obj.gpu, rates._obj.memory = 42, 7
+        return self.code
+
     def nvmlSystemGetDriverVersion(self, text, size):  # noqa: N802
         assert size.value >= 80
         ctypes.memmove(text, b"570.1\0", 6)
@@ -152,6 +158,7 @@ def test_gpu_clock_and_throttling(reasons, throttled):
     gpu = Nvml("GPU-1", FakeDriver(reasons))
     assert gpu.clock_mhz() == 1980
     assert gpu.throttled() is throttled
+    assert gpu.utilisation() == pytest.approx(0.42)
     assert gpu.driver() == "570.1"
 
 
@@ -159,8 +166,15 @@ def test_gpu_that_does_not_answer():
     gpu = Nvml("GPU-1", FakeDriver(reasons=4, code=3))
     assert gpu.clock_mhz() == 0
     assert not gpu.throttled()
+    assert gpu.utilisation() is None, "an idle GPU and one that does not answer are two things"
     with pytest.raises(OSError, match="answered 6"):
         Nvml("GPU-2", FakeDriver())
+
+
+def test_resident_memory_is_what_the_kernel_counts():
+    status = Path("/proc/self/status").read_text()
+    kib = next(int(x.split()[1]) for x in status.splitlines() if x.startswith("VmRSS:"))
+    assert resident_bytes() == pytest.approx(kib * 1024, rel=0.05)
 
 
 def test_git_state(tmp_path):

@@ -161,6 +161,20 @@ def test_metrics_jsonl_tells_the_run_in_order(two):
     assert sorted(e["time"] for e in events) == [e["time"] for e in events]
 
 
+def test_metrics_jsonl_tells_what_the_run_uses_while_it_goes_on(two):
+    plan = next(e for e in two.events if e["event"] == "plan")
+    assert (plan["step"], plan["steps"]) == (0, plan["per_epoch"] * 3)
+    windows = [e for e in two.events if e["event"] == "window"]
+    timed = [e for e in windows if e["kind"] == "train"]
+    assert timed
+    for event in timed:
+        assert 0 < event["data_wait_s"] <= event["seconds_by_rank"][0]
+        assert 0 <= event["cpu_seconds"] <= 2 * len(event["seconds_by_rank"]) * event["seconds"]
+        assert event["resident_bytes"] > 50e6, "torch alone is larger"
+        assert "gpu_utilisation" not in event, "no GPU: nothing to say, least of all 0"
+    assert not [e for e in windows if e["kind"] != "train" and "data_wait_s" in e]
+
+
 def test_provenance_and_machine(one, two):
     source = two.result.provenance
     assert (source.backend, source.device) == ("gloo", "cpu")
