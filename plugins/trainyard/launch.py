@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trainer.contract import RunSpec
+from trainyard.docker import render as containers
+from trainyard.docker import wrapper
 from trainyard.errors import ConfigurationError
 from trainyard.paths import RunPaths
 from trainyard.sites import Launcher, Site
@@ -27,6 +29,8 @@ class Launch:
     """Environment variables added for the command, sorted."""
     script: str
     """Text of launch.sh: runs argv, then writes its exit code in one step."""
+    containers: tuple[containers.Creation, ...] = ()
+    """The containers that execute the script; none for other launchers."""
 
 
 _PLAIN = JobOptions()
@@ -42,9 +46,22 @@ def launch(spec: RunSpec, site: Site, paths: RunPaths, options: JobOptions = _PL
     if site.launcher is Launcher.SLURM:
         argv, script = render(_part(spec, site, paths), site, options)
         return Launch(argv=argv, env=environment(spec, site), script=script)
+    if site.launcher is Launcher.DOCKER:
+        return _in_containers(spec, site, paths)
     argv = _RENDERERS[site.launcher](spec, site, paths)
     env = environment(spec, site)
     return Launch(argv=argv, env=env, script=_script(argv, env, paths))
+
+
+def _in_containers(spec: RunSpec, site: Site, paths: RunPaths) -> Launch:
+    containers.check_fits(spec, site)
+    argv, env = _process(spec, site, paths), environment(spec, site)
+    return Launch(
+        argv=argv,
+        env=env,
+        script=wrapper.script(argv, paths),
+        containers=containers.creations(spec, site, paths, env),
+    )
 
 
 def launch_array(
@@ -134,11 +151,11 @@ def _process(spec: RunSpec, site: Site, paths: RunPaths) -> tuple[str, ...]:
     torchrun = (
         "-m",
         "torch.distributed.run",
-        "--standalone",
+        *(containers.rendezvous(spec, site, paths) if site.docker else ("--standalone",)),
         "--max-restarts",
         "0",
         "--nproc-per-node",
-        str(spec.ranks),
+        str(spec.ranks_per_node),
     )
     return (*backstop, site.python, *torchrun, *arguments)
 

@@ -97,6 +97,11 @@ class RunPaths:
         return self.run_dir / "verdict.json"
 
     @property
+    def containers(self) -> Path:
+        """What the run's containers are and what became of them (``trainyard.docker.files``)."""
+        return self.run_dir / "containers"
+
+    @property
     def relayed(self) -> Path:
         """Byte offsets up to which the run's logs stand in its task's log."""
         return self.run_dir / "relayed.json"

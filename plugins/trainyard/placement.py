@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from trainer.contract import RunSpec
+from trainyard.docker.site import Containers
 from trainyard.sites import Launcher, Site
 from trainyard.slurm.directives import cpus_per_node, wants_gpus
 from trainyard.suites import StudyPlan
@@ -13,8 +14,14 @@ from trainyard.suites import StudyPlan
 def spread(plan: StudyPlan, site: Site) -> StudyPlan:
     """Return *plan* with every run on as few equal nodes of *site* as hold it.
 
-    A suite says how many ranks; how many fit on a node, the site. Other launchers have one host.
+    A suite says how many ranks; how many fit on a node, the site. A container per rank is a node
+    per rank. Other launchers have one host.
     """
+    if site.docker is not None and site.docker.containers is Containers.PER_RANK:
+        apart = tuple(
+            replace(run, spec=replace(run.spec, nodes=run.spec.ranks)) for run in plan.runs
+        )
+        return replace(plan, runs=apart)
     if site.launcher is not Launcher.SLURM:
         return plan
     runs = tuple(replace(run, spec=on_nodes(run.spec, site)) for run in plan.runs)

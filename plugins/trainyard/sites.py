@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from trainyard.docker.site import DockerSite, parse_docker
 from trainyard.errors import ConfigurationError
 from trainyard.slurm.site import SlurmSite, Tier, parse_slurm
 
@@ -23,6 +24,7 @@ class Launcher(StrEnum):
 
     PROCESS = "process"
     SLURM = "slurm"
+    DOCKER = "docker"
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -55,6 +57,8 @@ class Site:
     """Seconds after which one run is stopped."""
     slurm: SlurmSite | None = None
     """The Slurm cluster behind the site; exactly when the launcher is slurm."""
+    docker: DockerSite | None = None
+    """The containers of the site; exactly when the launcher is docker."""
 
     def __post_init__(self) -> None:
         """Refuse a site on which nothing could run."""
@@ -73,11 +77,13 @@ class Site:
                     f"site {self.name!r}: {name} = {getattr(self, name)!r} must be an absolute "
                     "path, since the run starts in another folder"
                 )
-        if (self.launcher is Launcher.SLURM) != (self.slurm is not None):
-            raise ConfigurationError(
-                f"site {self.name!r}: launcher = {self.launcher.value!r} and a table "
-                f"[{self.name}.slurm] belong together; give both or none"
-            )
+        for kind, part in ((Launcher.SLURM, self.slurm), (Launcher.DOCKER, self.docker)):
+            if (self.launcher is kind) != (part is not None):
+                raise ConfigurationError(
+                    f"site {self.name!r}: launcher = {self.launcher.value!r} and a table "
+                    f"[{self.name}.{kind}]: launcher = '{kind}' and such a table belong together; "
+                    "give both or none"
+                )
 
     @property
     def pool(self) -> str:
@@ -131,6 +137,8 @@ def _site(name: str, table: Mapping[str, Any], source: str) -> Site:
         )
     if "slurm" in values:
         values["slurm"] = parse_slurm(values["slurm"], f"{source}: {name}.slurm")
+    if "docker" in values:
+        values["docker"] = parse_docker(values["docker"], f"{source}: {name}.docker")
     try:
         return Site(name=name, **values)
     except TypeError as error:

@@ -146,7 +146,7 @@ def test_pure_modules_import_only_pure_ones():
         for item in of(*(f"plugins/trainyard/{name}.py" for name in PURE))
         if is_in(item.module, "trainyard")
         and not item.lazy
-        and not is_in(item.module, *pure, "trainyard.slurm")
+        and not is_in(item.module, *pure, "trainyard.slurm", "trainyard.docker")
     ]
     assert not broken, told(broken)
 
