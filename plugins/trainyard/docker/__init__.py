@@ -1,5 +1,5 @@
-"""Training in Docker containers: what a site says, how containers are made, what their end means.
+"""Training in Docker containers: what a site says, how they are made, what their end means.
 
-``site``, ``render`` and ``verdict`` are pure; ``engine`` speaks to a Docker engine, ``files`` to the
-run folder. No module imports Airflow: ``hooks.docker`` turns a connection into an ``Engine``.
+``site``, ``render``, ``wrapper`` and ``verdict`` are pure; ``engine`` speaks to a Docker engine,
+``files`` to the run folder. None imports Airflow: ``hooks.docker`` has the connection.
 """

@@ -107,13 +107,6 @@ class DockerSite:
             raise ConfigurationError(
                 "docker.image is empty; name the trainer's image, such as trainyard/trainer:dev"
             )
-        for limit in self.ulimits:
-            _ulimit(limit)
-        for gpu in self.gpus:
-            if not _GPU.fullmatch(gpu):
-                raise ConfigurationError(
-                    f"docker.gpus: {gpu!r} must be an index or a UUID, as nvidia-smi -L shows"
-                )
         for name, least, most in _BOUNDS:
             value = getattr(self, name)
             if not least <= value <= most:
@@ -123,6 +116,16 @@ class DockerSite:
                 f"docker.memory_bytes = {self.memory_bytes}: must be {_LEAST_MEMORY} or more, or 0 "
                 "for no limit"
             )
+        self._check_lists()
+
+    def _check_lists(self) -> None:
+        for limit in self.ulimits:
+            parse_ulimit(limit)
+        for gpu in self.gpus:
+            if not _GPU.fullmatch(gpu):
+                raise ConfigurationError(
+                    f"docker.gpus: {gpu!r} must be an index or a UUID, as nvidia-smi -L shows"
+                )
         targets = [mount.target for mount in self.all_mounts]
         if twice := sorted({target for target in targets if targets.count(target) > 1}):
             raise ConfigurationError(f"docker.mounts: {twice[0]!r} is the target of two mounts")
@@ -184,10 +187,6 @@ def parse_mount(text: str) -> Mount:
 
 def parse_ulimit(text: str) -> tuple[str, int, int]:
     """Return name, soft and hard limit of ``name=soft[:hard]``, or raise with the rule."""
-    return _ulimit(text)
-
-
-def _ulimit(text: str) -> tuple[str, int, int]:
     found = _ULIMIT.fullmatch(text)
     if found is None:
         raise ConfigurationError(
