@@ -20,6 +20,7 @@ from trainer.journal import Journal
 from trainer.last_words import LastWords
 from trainer.place import Place
 from trainer.provenance import Git
+from trainer.stage import DEFAULT_LIMIT, local_copy
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("spec", type=Path, help="RunSpec as JSON")
     parser.add_argument("run_dir", type=Path, help="folder of this run; created when missing")
     parser.add_argument("--data", type=Path, help="folder of the prepared data set")
+    parser.add_argument("--cache", type=Path, help="read --data through this node's cache in here")
+    parser.add_argument("--cache-limit", default=DEFAULT_LIMIT, help="bytes, a size, or 50%%")
     return parser
 
 
@@ -67,7 +70,9 @@ def _run(options: argparse.Namespace, journal: Journal) -> int:
     without_compiler()
     from trainer.run import execute
 
-    result = execute(spec, journal, options.data)
+    # Held until this process ends: what it reads is not evicted before.
+    with local_copy(options.data, options.cache, options.cache_limit) as data:
+        result = execute(spec, journal, data)
     if journal.place.first:
         journal.write_csv()
         journal.write_result(result)
