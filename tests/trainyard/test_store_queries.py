@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
 from tests.fixtures.nights import NIGHT_2, STRONG_2
 from tests.fixtures.samples import ODD_TEXT
+from trainyard.store import AuditRow
 from trainyard.store.files import SQL_DIR, column_types, queries
 
 
@@ -178,6 +180,39 @@ def answers_run_jobs(store):
     assert store.query("run_jobs", run_id="alone") == [second], "replaced, not added"
     store.save_usage("alone", [])
     assert store.query("run_jobs", run_id="alone") == []
+
+
+def answers_audit_of_dag_run(store):
+    begun = AuditRow(
+        dag_id="train", dag_run_id="manual__2026-11-22", kind="manual", triggered_by="ui",
+        user_name="ada", conf={"title": ODD_TEXT}, queued_at="2026-11-22T02:00:00", state="running",
+    )  # fmt: skip
+    store.save_audit(begun)
+    (row,) = store.query("audit_of_dag_run", dag_id="train", dag_run_id="manual__2026-11-22")
+    assert (row["user_name"], row["state"], row["ended_at"]) == ("ada", "running", None)
+    store.save_audit(replace(begun, state="success", ended_at="2026-11-22T03:00:00", clears=1))
+    (row,) = store.query("audit_of_dag_run", dag_id="train", dag_run_id="manual__2026-11-22")
+    assert values([row], "user_name", "state", "ended_at", "clears") == [
+        ("ada", "success", "2026-11-22T03:00:00.000000+00:00", 1)
+    ]
+    assert json.loads(row["conf"]) == {"title": ODD_TEXT}
+    assert store.query("audit_of_dag_run", dag_id="train", dag_run_id="none") == []
+
+
+def answers_audit_trail(store):
+    for day, user in ((21, ""), (22, "ada")):
+        store.save_audit(
+            AuditRow(
+                dag_id="train", dag_run_id=f"manual__2026-11-{day}", kind="manual", user_name=user,
+                queued_at=f"2026-11-{day}T02:00:00", state="success",
+            )
+        )  # fmt: skip
+    rows = store.query("audit_trail", since="2026-11-21T02:00:00.000000+00:00")
+    assert values(rows, "dag_run_id", "user_name", "stored_runs", "conf") == [
+        ("manual__2026-11-21", "", 0, "{}"),
+        ("manual__2026-11-22", "ada", 1, "{}"),
+    ]
+    assert len(store.query("audit_trail", since="2026-11-21T02:00:01")) == 1
 
 
 def answers_runs_of_dag_run(store):

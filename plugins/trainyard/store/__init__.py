@@ -7,6 +7,7 @@ PostgreSQL; the questions are the files of ``sql/queries``, described in docs/re
 from __future__ import annotations
 
 from trainyard.store.rows import (
+    AuditRow,
     EnvironmentCheck,
     RunRow,
     RunState,
@@ -18,6 +19,7 @@ from trainyard.store.rows import (
 from trainyard.store.store import Store, migrate, open_store
 
 __all__ = [
+    "AuditRow",
     "EnvironmentCheck",
     "RunRow",
     "RunState",

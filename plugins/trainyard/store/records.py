@@ -9,7 +9,15 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from trainer.contract import RunResult, RunSpec, Window, WindowKind, decode, encode, loads
-from trainyard.store.rows import EnvironmentCheck, RunRow, StudyRow, moment, precedence, text
+from trainyard.store.rows import (
+    AuditRow,
+    EnvironmentCheck,
+    RunRow,
+    StudyRow,
+    moment,
+    precedence,
+    text,
+)
 
 Columns = dict[str, Any]
 
@@ -204,6 +212,14 @@ def job_columns(job: Mapping[str, Any]) -> Columns:
     return {name: text(str(job[name])) for name in _JOB_TEXTS} | {
         name: job[name] for name in _JOB_NUMBERS
     }
+
+
+def audit_columns(row: AuditRow) -> Columns:
+    """Return the columns of table ``dag_run_audit`` for *row*."""
+    values = {f.name: getattr(row, f.name) for f in fields(row)}
+    cleaned = {k: text(str(v)) if isinstance(v, str) else v for k, v in values.items()}
+    moments = {name: moment(values[name], name) for name in ("queued_at", "started_at", "ended_at")}
+    return cleaned | moments | {"conf": json_text(row.conf or {})}
 
 
 def study_columns(row: StudyRow) -> Columns:

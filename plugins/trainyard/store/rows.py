@@ -220,6 +220,34 @@ class EnvironmentCheck:
         _member(Verdict, "verdict", self.verdict, f"check {self.name} of site {self.site}")
 
 
+@dataclass(kw_only=True, slots=True, frozen=True)
+class AuditRow:
+    """One DAG run and who had it; written when it starts, and again when it ends."""
+
+    dag_id: str
+    """DAG."""
+    dag_run_id: str
+    """DAG run."""
+    kind: str
+    """Airflow's type of the run: manual, scheduled, backfill, asset_triggered …"""
+    triggered_by: str = ""
+    """Through what: ui, rest_api, cli, timetable, asset, backfill …"""
+    user_name: str = ""
+    """Who; empty when nobody did and Airflow started it by itself."""
+    conf: Any = None
+    """What it was triggered with, secrets masked: anything JSON can hold."""
+    queued_at: str | datetime | None = None
+    """When it was asked for."""
+    started_at: str | datetime | None = None
+    """When it started."""
+    ended_at: str | datetime | None = None
+    """When it ended; None while it runs."""
+    state: str
+    """Airflow's state of the run."""
+    clears: int = 0
+    """How often the whole DAG run was cleared."""
+
+
 def _member(kind: type[StrEnum], field: str, value: str, owner: str) -> None:
     if value not in set(kind):
         choices = ", ".join(member.value for member in kind)

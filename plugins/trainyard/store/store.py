@@ -11,7 +11,7 @@ from trainyard.store import records, write
 from trainyard.store.engine import Engine, make_engine
 from trainyard.store.files import column_types, queries
 from trainyard.store.migrations import apply_migrations, check_schema
-from trainyard.store.rows import EnvironmentCheck, RunRow, StudyRow, moment
+from trainyard.store.rows import AuditRow, EnvironmentCheck, RunRow, StudyRow, moment
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,6 +144,13 @@ class Store:
         sql = write.upsert("environment_checks", rows[0], ("site", "checked_at", "name"))
         with self._writing():
             self.engine.fetch_many(sql, rows)
+
+    def save_audit(self, row: AuditRow) -> None:
+        """Store who had a DAG run; a second time, when it ends, replaces the first."""
+        columns = records.audit_columns(row)
+        sql = write.upsert("dag_run_audit", columns, ("dag_id", "dag_run_id"))
+        with self._writing():
+            self.engine.fetch(sql, columns)
 
     # asking
 
