@@ -10,13 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trainer.contract import RunSpec
+from trainyard.apptainer.prefix import image_environment, prefix
 from trainyard.docker import render as containers
 from trainyard.docker import wrapper
 from trainyard.errors import ConfigurationError
 from trainyard.paths import RunPaths
 from trainyard.sites import Launcher, Site
+from trainyard.slurm.command import Part
 from trainyard.slurm.options import JobOptions
-from trainyard.slurm.script import Part, render, render_array
+from trainyard.slurm.script import render, render_array
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -124,6 +126,7 @@ def environment(spec: RunSpec, site: Site) -> tuple[tuple[str, str], ...]:
         values["CUDA_VISIBLE_DEVICES"] = ""
         values |= KEEP_MEMORY
     values |= dict(site.environment)
+    values |= image_environment(site)
     return tuple(sorted(values.items()))
 
 
@@ -145,9 +148,10 @@ def _process(spec: RunSpec, site: Site, paths: RunPaths) -> tuple[str, ...]:
     """
     limit = site.run_timeout_s + _BACKSTOP_S
     backstop = ("timeout", f"--kill-after={_LAST_GRACE_S}", str(limit))
+    before = prefix(spec, site, paths, dict(environment(spec, site)))
     arguments = trainer_arguments(spec, site, paths)
     if not spec.distributed:
-        return (*backstop, site.python, *arguments)
+        return (*backstop, *before.around((site.python, *arguments)))
     torchrun = (
         "-m",
         "torch.distributed.run",
@@ -157,7 +161,7 @@ def _process(spec: RunSpec, site: Site, paths: RunPaths) -> tuple[str, ...]:
         "--nproc-per-node",
         str(spec.ranks_per_node),
     )
-    return (*backstop, site.python, *torchrun, *arguments)
+    return (*backstop, *before.around((site.python, *torchrun, *arguments)))
 
 
 _RENDERERS: dict[Launcher, Callable[[RunSpec, Site, RunPaths], tuple[str, ...]]] = {

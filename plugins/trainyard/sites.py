@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from trainyard.apptainer.site import ApptainerSite, check_folder, parse_apptainer
 from trainyard.docker.site import DockerSite, parse_docker
 from trainyard.errors import ConfigurationError
 from trainyard.slurm.site import SlurmSite, Tier, parse_slurm
@@ -59,6 +60,8 @@ class Site:
     """The Slurm cluster behind the site; exactly when the launcher is slurm."""
     docker: DockerSite | None = None
     """The containers of the site; exactly when the launcher is docker."""
+    apptainer: ApptainerSite | None = None
+    """The image that runs happen in, for the launchers process and slurm; None: on the host."""
 
     def __post_init__(self) -> None:
         """Refuse a site on which nothing could run."""
@@ -84,6 +87,22 @@ class Site:
                     f"[{self.name}.{kind}]: launcher = '{kind}' and such a table belong together; "
                     "give both or none"
                 )
+        if self.apptainer is not None:
+            self._check_apptainer(self.apptainer)
+
+    def _check_apptainer(self, container: ApptainerSite) -> None:
+        if self.launcher not in {Launcher.PROCESS, Launcher.SLURM}:
+            raise ConfigurationError(
+                f"site {self.name!r}: launcher = {self.launcher.value!r} has containers of its own "
+                f"and takes no table [{self.name}.apptainer]; choose the launcher process or slurm"
+            )
+        if container.starts_ranks and self.launcher is not Launcher.SLURM:
+            raise ConfigurationError(
+                f"site {self.name!r}: apptainer.mpi = {container.mpi.value!r} lets srun start the "
+                "ranks, and this site has no Slurm; set mpi = 'none', or launcher = 'slurm'"
+            )
+        for field in ("runs_dir", "data_dir"):
+            check_folder(f"site {self.name!r}: {field}", getattr(self, field))
 
     @property
     def pool(self) -> str:
@@ -139,6 +158,8 @@ def _site(name: str, table: Mapping[str, Any], source: str) -> Site:
         values["slurm"] = parse_slurm(values["slurm"], f"{source}: {name}.slurm")
     if "docker" in values:
         values["docker"] = parse_docker(values["docker"], f"{source}: {name}.docker")
+    if "apptainer" in values:
+        values["apptainer"] = parse_apptainer(values["apptainer"], f"{source}: {name}.apptainer")
     try:
         return Site(name=name, **values)
     except TypeError as error:

@@ -12,7 +12,6 @@ from typing import Any, cast
 
 from airflow.sdk import BaseHook
 
-from trainyard.backends import Backend, open_backend
 from trainyard.errors import ConfigurationError, TrainyardError
 from trainyard.sites import Site
 from trainyard.slurm.access import Access, local_access
@@ -144,9 +143,9 @@ def access_of(site: Site) -> Access:
     return SlurmHook(slurm.connection).access
 
 
-def backend_of(site: Site) -> Backend:
-    """Return the backend that runs things on *site*, Airflow connection included."""
-    return open_backend(site, access_of(site) if site.slurm is not None else None)
+def transport_of(site: Site) -> Transport:
+    """Return how commands run where the runs of *site* start: this host, or its login node."""
+    return access_of(site).transport() if site.slurm is not None else LocalTransport()
 
 
 def completed(site: Site) -> Site:

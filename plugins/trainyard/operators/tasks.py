@@ -11,7 +11,8 @@ from airflow.sdk.bases.skipmixin import SkipMixin
 
 from trainer.contract import Dataset
 from trainyard.errors import ConfigurationError, DatasetError, EnvironmentFailedError
-from trainyard.hooks.slurm import access_of, backend_of, completed
+from trainyard.hooks.backends import backend_of
+from trainyard.hooks.slurm import access_of, completed, transport_of
 from trainyard.operators.abandoned import identity_of
 from trainyard.operators.lanes import lane_of
 from trainyard.operators.links import MLflowRunLink, ReportLink
@@ -64,12 +65,18 @@ class VerifyEnvironmentOperator(_SiteOperator):
         from trainyard.store import Verdict, open_store
 
         settings, site = self.places()
-        cluster = None
+        cluster = more = None
         if site.slurm is not None:
             from trainyard.environment_slurm import cluster_checks
 
             cluster = cluster_checks(completed(site), access_of(site))
-        checks = verify(settings, site, dag_run_id=identity_of(context).dag_run_id, cluster=cluster)
+        if site.docker is not None:
+            from trainyard.environment_docker import docker_checks
+            from trainyard.hooks.docker import engine_of
+
+            more = docker_checks(site, engine_of(site))
+        dag_run_id = identity_of(context).dag_run_id
+        checks = verify(settings, site, dag_run_id=dag_run_id, cluster=cluster, more=more)
         self.log.info("Site %s:\n%s", site.name, table(checks))
         failed = [check for check in checks if check.verdict == Verdict.FAILED]
         if not any(check.name == "results database" for check in failed):
@@ -147,6 +154,7 @@ class PlanStudyOperator(_SiteOperator, SkipMixin):
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Return where each run is planned, in the order in which they shall run."""
+        from trainyard.apptainer.identity import identified
         from trainyard.form import study_parameters
         from trainyard.study import make_study, references, start_study, write_study
 
@@ -162,7 +170,7 @@ class PlanStudyOperator(_SiteOperator, SkipMixin):
         study = make_study(
             self.suite,
             study_parameters(values, site, dataset_digest=self.dataset_digest),
-            completed(site),
+            identified(completed(site), transport_of(site)),
             identity=identity_of(context),
             task_id=self.lanes[lane],
             tier=tier,

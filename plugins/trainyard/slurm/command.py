@@ -1,19 +1,20 @@
-"""The ``srun`` command of a run: one torchrun per node, each rank plain or under a profiler. Pure.
+"""The ``srun`` command of a run: one torchrun per node, or one task per rank. Pure.
 
 Inside out: the trainer; a profiler around each rank; torchrun around the ranks of a node;
-Apptainer around that; srun, once per node, around all.
+Apptainer around that; srun, once per node, around all. With MPI srun starts each rank itself.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from trainer.contract import RunSpec
+from trainyard.apptainer.prefix import prefix
 from trainyard.errors import ConfigurationError
 from trainyard.paths import RunPaths
 from trainyard.sites import Site
-from trainyard.slurm.directives import cpus_per_node, slurm_of, wants_gpus
+from trainyard.slurm.directives import cpus_per_node, starts_ranks, tasks_per_node, wants_gpus
 from trainyard.slurm.options import JobOptions, Profiler
 
 # The shell on each node fills these in: who hosts the rendezvous is not known before.
@@ -27,55 +28,61 @@ _NCU_SECTIONS = (
 )
 
 
-def srun_command(
-    spec: RunSpec, site: Site, paths: RunPaths, options: JobOptions, trainer: Sequence[str]
-) -> tuple[str, ...]:
-    """Return the srun command; *trainer* is the shared part, ``-m trainer spec.json run_dir``."""
+Environment = tuple[tuple[str, str], ...]
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Part:
+    """One run of a script: what ``launch`` knows of it before Slurm comes in."""
+
+    spec: RunSpec
+    paths: RunPaths
+    env: Environment
+    """Environment variables of the run."""
+    trainer: tuple[str, ...]
+    """``-m trainer spec.json run_dir …``"""
+
+
+def srun_command(part: Part, site: Site, options: JobOptions) -> tuple[str, ...]:
+    """Return the srun command of *part*."""
+    spec = part.spec
+    tasks = tasks_per_node(spec, site)
     return (
         "srun",
         f"--nodes={spec.nodes}",
-        f"--ntasks={spec.nodes}",
-        "--ntasks-per-node=1",
+        f"--ntasks={spec.nodes * tasks}",
+        f"--ntasks-per-node={tasks}",
         # Since Slurm 22.05 srun does not take this over from the job.
-        f"--cpus-per-task={cpus_per_node(spec)}",
+        f"--cpus-per-task={cpus_per_node(spec) // tasks}",
+        *_mpi(site),
         "--kill-on-bad-exit=1",
         "--export=ALL",
-        *_node_command(spec, site, paths, options, trainer),
+        *_node_command(part, site, options),
     )
 
 
-def _node_command(
-    spec: RunSpec, site: Site, paths: RunPaths, options: JobOptions, trainer: Sequence[str]
-) -> tuple[str, ...]:
-    prefix = _container(spec, site)
-    rank = (*_profiler(spec, site, paths, options), site.python, *trainer)
-    if not spec.distributed:
-        return (*prefix, *rank)
-    torchrun = (*prefix, site.python, "-m", "torch.distributed.run", "--max-restarts=0")
+def _mpi(site: Site) -> tuple[str, ...]:
+    """Return what gives each rank its MPI; ranks in blocks, since the first one is the host."""
+    container = site.apptainer
+    if container is None or not container.starts_ranks:
+        return ()
+    return (f"--mpi={container.mpi_type}", "--distribution=block")
+
+
+def _node_command(part: Part, site: Site, options: JobOptions) -> tuple[str, ...]:
+    spec, trainer = part.spec, part.trainer
+    before = prefix(spec, site, part.paths, (name for name, _ in part.env))
+    rank = (*_profiler(spec, site, part.paths, options), site.python, *trainer)
+    if not spec.distributed or starts_ranks(spec, site):
+        return before.around(rank)
+    torchrun = (site.python, "-m", "torch.distributed.run", "--max-restarts=0")
     torchrun += (f"--nproc-per-node={spec.ranks_per_node}",)
     # torchrun starts "-m trainer" by itself; anything in front makes it a program of its own.
     ranks = trainer if rank[0] == site.python else ("--no-python", *rank)
     if spec.nodes == 1:
-        return (*torchrun, "--standalone", *ranks)
-    torchrun += (f"--nnodes={spec.nodes}", "--rdzv-backend=c10d", f"--rdzv-id={paths.run_id}")
-    text = f"exec {shlex.join(torchrun)} {_RENDEZVOUS} {shlex.join(ranks)}"
-    return ("bash", "-c", text)
-
-
-def _container(spec: RunSpec, site: Site) -> tuple[str, ...]:
-    slurm = slurm_of(site)
-    if not slurm.image:
-        return ()
-    binds: list[str] = []
-    for folder in dict.fromkeys((site.runs_dir, site.data_dir, *slurm.binds)):
-        if "," in folder:
-            raise ConfigurationError(
-                f"site {site.name!r}: Apptainer cannot bind {folder!r}: it reads a comma as two "
-                "folders; choose another name"
-            )
-        binds += ["--bind", folder]
-    nvidia = ("--nv",) if wants_gpus(spec, site) else ()
-    return ("apptainer", "exec", *nvidia, *binds, slurm.image)
+        return before.around((*torchrun, "--standalone", *ranks))
+    torchrun += (f"--nnodes={spec.nodes}", "--rdzv-backend=c10d", f"--rdzv-id={part.paths.run_id}")
+    return before.around_text(f"{shlex.join(torchrun)} {_RENDEZVOUS} {shlex.join(ranks)}")
 
 
 def _profiler(spec: RunSpec, site: Site, paths: RunPaths, options: JobOptions) -> tuple[str, ...]:

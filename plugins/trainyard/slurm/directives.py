@@ -110,16 +110,27 @@ def cpus_per_node(spec: RunSpec) -> int:
     return spec.ranks_per_node * (spec.threads_per_rank + spec.loader_workers)
 
 
+def starts_ranks(spec: RunSpec, site: Site) -> bool:
+    """Return whether srun starts each rank in a container of its own, without torchrun."""
+    return site.apptainer is not None and site.apptainer.starts_ranks and spec.distributed
+
+
+def tasks_per_node(spec: RunSpec, site: Site) -> int:
+    """Return how many tasks srun starts on a node: each rank, or one torchrun for them all."""
+    return spec.ranks_per_node if starts_ranks(spec, site) else 1
+
+
 def wants_gpus(spec: RunSpec, site: Site) -> bool:
     """Return whether each rank gets a GPU."""
     return bool(site.gpus_per_node) and spec.device is not Device.CPU
 
 
 def _size(spec: RunSpec, site: Site, slurm: SlurmSite) -> list[str]:
+    tasks = tasks_per_node(spec, site)
     lines = [
         directive("nodes", str(spec.nodes)),
-        directive("ntasks-per-node", "1"),
-        directive("cpus-per-task", str(cpus_per_node(spec))),
+        directive("ntasks-per-node", str(tasks)),
+        directive("cpus-per-task", str(cpus_per_node(spec) // tasks)),
     ]
     if wants_gpus(spec, site):
         count = str(spec.ranks_per_node)

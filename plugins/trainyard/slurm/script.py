@@ -10,37 +10,23 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from trainer.contract import RunSpec
 from trainyard.errors import ConfigurationError
 from trainyard.paths import RunPaths
 from trainyard.sites import Site
 from trainyard.slurm import wrapper
-from trainyard.slurm.command import srun_command
+from trainyard.slurm.command import Part, srun_command
 from trainyard.slurm.directives import (
     check_fits,
     directive,
     header,
     job_name,
     slurm_of,
+    starts_ranks,
 )
 from trainyard.slurm.options import JobOptions
 from trainyard.slurm.site import Rendezvous
-
-Environment = tuple[tuple[str, str], ...]
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class Part:
-    """One run of a script: what ``launch`` knows of it before Slurm comes in."""
-
-    spec: RunSpec
-    paths: RunPaths
-    env: Environment
-    """Environment variables of the run."""
-    trainer: tuple[str, ...]
-    """``-m trainer spec.json run_dir …``"""
 
 
 def render(part: Part, site: Site, options: JobOptions) -> tuple[tuple[str, ...], str]:
@@ -116,7 +102,7 @@ def job_name_of_run(paths: RunPaths) -> str:
 
 
 def _argv(part: Part, site: Site, options: JobOptions) -> tuple[str, ...]:
-    return srun_command(part.spec, site, part.paths, options, part.trainer)
+    return srun_command(part, site, options)
 
 
 def _run(part: Part, site: Site, argv: tuple[str, ...], *, own_logs: bool = False) -> list[str]:
@@ -128,7 +114,7 @@ def _run(part: Part, site: Site, argv: tuple[str, ...], *, own_logs: bool = Fals
     lines += ["begin", *(f"export {name}={quote(_value(value))}" for name, value in part.env)]
     lines += [f"load {quote(module)}" for module in slurm.modules]
     lines += [f"step eval {quote(line)}" for line in slurm.setup]
-    if part.spec.nodes > 1:
+    if part.spec.nodes > 1 or starts_ranks(part.spec, site):
         address = "nodeaddr" if slurm.rendezvous is Rendezvous.NODEADDR else "hostname"
         lines.append(f"rendezvous {address} {slurm.rendezvous_port} {slurm.rendezvous_ports}")
     return [*lines, f"run {shlex.join(argv)}"]

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any
 
 from trainyard.errors import ConfigurationError
+from trainyard.tables import known, typed
 
 
 class Reach(StrEnum):
@@ -80,10 +80,6 @@ class SlurmSite:
     """Environment modules to load, in order."""
     setup: tuple[str, ...] = ()
     """Further shell lines before the command; a failing one fails the run."""
-    image: str = ""
-    """Apptainer image to run in; empty: on the node itself."""
-    binds: tuple[str, ...] = ()
-    """Folders the container sees beside runs_dir and data_dir."""
     rendezvous: Rendezvous = Rendezvous.HOSTNAME
     """How ranks on other nodes find the first one."""
     rendezvous_port: int = 29400
@@ -123,10 +119,9 @@ class SlurmSite:
             _matches(f"slurm.tiers.{tier.name}.partition", tier.partition, _LIST)
             _matches(f"slurm.tiers.{tier.name}.pool", tier.pool, _NAME)
             _bounded(f"slurm.tiers.{tier.name}.weight", tier.weight, 1, _MANY)
-        for name in ("modules", "setup", "binds"):
+        for name in ("modules", "setup"):
             for line in getattr(self, name):
                 _one_line(f"slurm.{name}", line)
-        _one_line("slurm.image", self.image)
         for name, least, most in _BOUNDS:
             _bounded(f"slurm.{name}", getattr(self, name), least, most)
         if self.rendezvous_port + self.rendezvous_ports > _LAST_PORT + 1:
@@ -193,50 +188,23 @@ def _bounded(field: str, value: int, least: int, most: int) -> None:
         raise ConfigurationError(f"{field} = {value!r}: must be {least} to {most}")
 
 
-_ENUMS: dict[str, type[StrEnum]] = {
-    "gpu_option": GpuOption,
-    "rendezvous": Rendezvous,
-    "reach": Reach,
-}
+_MOVED = ("image", "binds")
 
 
 def parse_slurm(table: object, where: str) -> SlurmSite:
     """Return the record of a ``[site.slurm]`` table; *where* names it in errors."""
+    if isinstance(table, Mapping) and (moved := [name for name in _MOVED if name in table]):
+        other = f"{where.removesuffix('.slurm')}.apptainer"
+        raise ConfigurationError(
+            f"{where}.{moved[0]} is no field any more: containers work with every launcher; move "
+            f"it to {other}.{moved[0]}, in the table of that name"
+        )
     defaults = {field.name: field.default for field in fields(SlurmSite)}
-    values = _known(table, set(defaults), where)
-    for name, choices in _ENUMS.items():
-        if name in values:
-            values[name] = _member(choices, values[name], f"{where}.{name}")
+    values = known(table, defaults, where)
     if "tiers" in values:
         values["tiers"] = _tiers(values["tiers"], f"{where}.tiers")
-    made = {name: _typed(v, defaults[name], f"{where}.{name}") for name, v in values.items()}
+    made = {name: typed(v, defaults[name], f"{where}.{name}") for name, v in values.items()}
     return SlurmSite(**made)
-
-
-def _typed(value: object, default: object, where: str) -> Any:
-    """Return a TOML value in the type of the field's default, lists as tuples; else raise."""
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        value = tuple(value)
-    if type(value) is not type(default):
-        kinds = {
-            str: "text",
-            int: "a whole number",
-            bool: "true or false",
-            tuple: "a list of texts",
-        }
-        raise ConfigurationError(f"{where} = {value!r}: must be {kinds.get(type(default))}")
-    return value
-
-
-def _known(table: object, known: set[str], where: str) -> dict[str, Any]:
-    if not isinstance(table, Mapping):
-        raise ConfigurationError(f"{where} = {table!r} must be a table [{where}]")
-    for key in table:
-        if key not in known:
-            raise ConfigurationError(
-                f"{where}.{key} is no field; choose from {', '.join(sorted(known))}"
-            )
-    return dict(table)
 
 
 def _tiers(table: object, where: str) -> tuple[Tier, ...]:
@@ -245,17 +213,8 @@ def _tiers(table: object, where: str) -> tuple[Tier, ...]:
     allowed = {field.name for field in fields(Tier)} - {"name"}
     tiers = []
     for name, tier in table.items():
-        values = _known(tier, allowed, f"{where}.{name}")
+        values = known(tier, allowed, f"{where}.{name}")
         kinds = {"nice": 0, "weight": 0}
-        made = {k: _typed(v, kinds.get(k, ""), f"{where}.{name}.{k}") for k, v in values.items()}
+        made = {k: typed(v, kinds.get(k, ""), f"{where}.{name}.{k}") for k, v in values.items()}
         tiers.append(Tier(name=name, **made))
     return tuple(tiers)
-
-
-def _member(choices: type[StrEnum], value: object, where: str) -> StrEnum:
-    try:
-        return choices(str(value))
-    except ValueError as error:
-        raise ConfigurationError(
-            f"{where} = {value!r}; choose from {', '.join(choices)}"
-        ) from error

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.contract import Dataset, Device, RunSpec, Scaling
+from trainyard.apptainer.site import ApptainerSite, ImageIdentity, Mpi
 from trainyard.errors import ConfigurationError
 from trainyard.launch import launch, launch_array
 from trainyard.paths import RunPaths
@@ -24,6 +25,8 @@ from trainyard.slurm.site import GpuOption, Rendezvous, SlurmSite, Tier
 GOLDEN = Path(__file__).parents[2] / "golden" / "slurm-launch"
 ACCEPT = "TRAINYARD_ACCEPT=1 pytest tests/trainyard/slurm/test_slurm_launch.py"
 PATHS = RunPaths(root=Path("/shared/runs"), run_id="nightly.run-0a1b2c3d")
+
+IMAGE = ImageIdentity(sha256="0a" * 32, size=4823, mtime="1763789000.250000000", inode=77)
 
 BARE = Site(
     name="bare", launcher=Launcher.SLURM, python="/opt/trainer/bin/python", runs_dir="/shared/runs",
@@ -48,11 +51,22 @@ FULL = dataclasses.replace(
 CONTAINER = dataclasses.replace(
     FULL,
     name="container",
-    slurm=SlurmSite(
-        partition="gpu", image="/shared/images/trainer 1.sif", binds=("/scratch",),
-        gpu_option=GpuOption.PER_NODE,
+    slurm=SlurmSite(partition="gpu", gpu_option=GpuOption.PER_NODE),
+    apptainer=ApptainerSite(
+        image="/shared/images/trainer 1.sif", binds=("/scratch",), identity=IMAGE
     ),
-)  # fmt: skip
+)
+MPI = dataclasses.replace(
+    CONTAINER,
+    name="mpi",
+    apptainer=ApptainerSite(image="/shared/images/trainer.sif", mpi=Mpi.HYBRID, identity=IMAGE),
+)
+HOST_MPI = dataclasses.replace(
+    MPI,
+    apptainer=ApptainerSite(
+        image="/shared/images/trainer.sif", mpi=Mpi.BIND, mpi_dir="/opt/openmpi-4.1", identity=IMAGE
+    ),
+)
 
 
 def spec(name: str = "base", ranks: int = 1, nodes: int = 1, **more: object) -> RunSpec:
@@ -78,6 +92,10 @@ CASES = {
     "weak-2x4-container": (spec("weak-n8", 8, 2, scaling=Scaling.WEAK), CONTAINER, JobOptions()),
     "nsys-2x4-full": (spec("profile", 8, 2), FULL, JobOptions(profiler=Profiler.NSYS)),
     "nsys-1x2-bare": (spec("profile", 2), BARE, JobOptions(profiler=Profiler.NSYS)),
+    "weak-2x4-mpi-hybrid": (spec("weak-n8", 8, 2, scaling=Scaling.WEAK), MPI, JobOptions()),
+    "strong-1x2-mpi-bind": (
+        spec("strong-n2", 2, scaling=Scaling.STRONG), HOST_MPI, JobOptions(),
+    ),
     "ncu-container": (spec("profile"), CONTAINER, JobOptions(profiler=Profiler.NCU)),
     "chained-full": (
         spec("chained"),
@@ -186,7 +204,7 @@ def test_a_directive_is_one_line_or_nothing(value):
         ("partition", "gpu --wrap=x"), ("partition", "gpu\n#SBATCH --uid=0"), ("account", "a;b"),
         ("account", "--uid"), ("qos", "q'"), ("constraint", "a b"), ("gpu_type", "a100:8"),
         ("exclude_nodes", ("n1 n2",)), ("modules", ("cuda\nrm -rf /",)), ("setup", ("a\nb",)),
-        ("image", "x\ny"), ("grace_s", -1), ("rendezvous_port", 80), ("memory_mb", 2**40),
+        ("grace_s", -1), ("rendezvous_port", 80), ("memory_mb", 2**40),
     ],
 )  # fmt: skip
 def test_impossible_site_fields_are_refused(field, value):
@@ -265,6 +283,7 @@ def test_site_file():
         ('partition = "gpu"', "partition = 5", "partition = 5: must be text"),
         ('modules = ["cuda"]', 'modules = "cuda"', "must be a list of texts"),
         ('modules = ["cuda"]', 'module = ["cuda"]', "module is no field; choose from account"),
+        ('modules = ["cuda"]', 'image = "/x.sif"', r"move it to .*cluster\.apptainer\.image"),
         ('"gpus-per-node"', '"tres"', "choose from gres, gpus-per-node"),
         ("nice = 5", 'nice = "5"', "nice = '5': must be a whole number"),
         ('launcher = "slurm"', 'launcher = "process"', "belong together"),
