@@ -215,6 +215,42 @@ def answers_audit_trail(store):
     assert len(store.query("audit_trail", since="2026-11-21T02:00:01")) == 1
 
 
+def answers_runs_by_end(store):
+    rows = store.query("runs_by_end")
+    assert values(rows, "site", "status", "reason", "exit_code", "run_count") == [
+        ("laptop", "completed", "", 0, 10),
+        ("laptop", "failed", "", 0, 1),
+        ("laptop", "lost", ODD_TEXT, None, 1),
+        ("laptop", "running", "", 0, 1),
+    ]
+    assert rows[0]["last_ended_at"] == "2026-11-22T02:05:01.000000+00:00"
+    assert rows[2]["last_ended_at"] is None
+
+
+def answers_nightly_last(store):
+    assert store.query("nightly_last", dag_id="nightly_benchmark") == []
+    (row,) = store.query("nightly_last", dag_id="scaling_study")
+    names = ("site", "study_id", "status", "stored_runs", "completed_runs", "comparable_runs")
+    assert values([row], *names) == [("laptop", "night-2", "completed", 3, 2, 1)]
+    assert values([row], "git_commit", "torch", "ended_at") == [("c0ffee0", "2.15.0", None)]
+    assert len(json.loads(row["plan"])) == 1
+
+
+def answers_benchmark_values(store):
+    rows = store.query("benchmark_values", metric="images_per_second", since="")
+    assert sorted(values(rows, "study_id", "run_id", "value", "unit")) == [
+        *(("night-1", f"a{n}", v, "image/s") for n, v in enumerate((300.0, 100.0, 200.0, 1e3))),
+        ("night-1", "a-slow", 50.0, "image/s"),
+        ("night-2", "b-good", 250.0, "image/s"),
+    ]
+    assert [row["config_id"] for row in rows[:5]] == sorted(row["config_id"] for row in rows[:5])
+    assert values(rows[-1:], "suite", "site", "ranks", "hostname", "gpu_name") == [
+        ("demo", "laptop", 2, "node-1", "H200")
+    ]
+    later = store.query("benchmark_values", metric="images_per_second", since=NIGHT_2)
+    assert values(later, "run_id") == [("b-good",)]
+
+
 def answers_runs_of_dag_run(store):
     rows = store.query("runs_of_dag_run", dag_id="train", dag_run_id="manual__2026-11-22")
     assert values(rows, "run_id", "map_index", "try_number", "status", "sane", "phase") == [
