@@ -20,7 +20,7 @@ LOCAL  := $(AIRFLOW_PY) -m trainyard.local --state $(STATE_DIR)
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-demo: setup  ## run a scaling study end to end and open its report (KEEP=1: leave the web UI up; SITE=slurm: through sbatch)
+demo: setup  ## run a scaling study end to end and open its report (KEEP=1: leave the web UI up; SITE=slurm: through sbatch; SITE=docker: in containers)
 	$(LOCAL) demo $(if $(KEEP),--keep) --site $(SITE)
 
 serve: setup  ## the local stack with its web UI, until Ctrl-C

@@ -56,18 +56,19 @@ Checks = dict[str, Callable[[Settings, Site], Finding]]
 
 
 def verify(
-    settings: Settings, site: Site, *, dag_run_id: str = "", cluster: Checks | None = None
+    settings: Settings, site: Site, *, dag_run_id: str = "", place: Checks | None = None
 ) -> list[EnvironmentCheck]:
     """Make every check of *site* and return them in a fixed order; stores nothing.
 
-    *cluster*: checks of the cluster on which the site's runs happen, instead of those of this host.
+    *place*: checks of where the site's runs happen, each instead of the one of that name; those of
+    a cluster take the place of all that look at this host.
     """
     moment = datetime.now(UTC).isoformat()
-    first = {} if cluster else {"idle": _idle}
+    first = {} if site.slurm else {"idle": _idle}
     # Alone and first: the others keep a core busy.
     found = {name: _guarded(check, settings, site) for name, check in first.items()}
-    checks = {n: c for n, c in CHECKS.items() if not cluster or n not in _OF_THIS_HOST}
-    checks |= cluster or {}
+    checks = {n: c for n, c in CHECKS.items() if not site.slurm or n not in _OF_THIS_HOST}
+    checks |= place or {}
     # They wait for other processes most of the time, so they wait together.
     with ThreadPoolExecutor(max_workers=len(checks)) as pool:
         others = pool.map(lambda check: _guarded(check, settings, site), checks.values())

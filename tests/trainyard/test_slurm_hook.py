@@ -11,7 +11,7 @@ import pytest
 from tests.fakes.runs import site
 from tests.fakes.slurm import FakeCluster
 from trainyard.errors import ConfigurationError
-from trainyard.hooks import slurm as module
+from trainyard.hooks.backends import backend_of
 from trainyard.hooks.slurm import SlurmHook, access_of, access_of_extra, completed
 from trainyard.provider import get_provider_info
 from trainyard.sites import Launcher
@@ -146,8 +146,8 @@ class TestSites:
         assert completed(plain) is plain
 
     def test_each_launcher_gets_its_backend(self, tmp_path):
-        assert type(module.backend_of(site(tmp_path))).__name__ == "ProcessBackend"
-        assert type(module.backend_of(self.slurm_site(tmp_path))).__name__ == "SlurmBackend"
+        assert type(backend_of(site(tmp_path))).__name__ == "ProcessBackend"
+        assert type(backend_of(self.slurm_site(tmp_path))).__name__ == "SlurmBackend"
 
 
 class TestLoginNodes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
 
 from trainer.contract import RunSpec
 from trainyard.backends import folder
@@ -28,6 +27,7 @@ from trainyard.docker.render import (
     user_of,
 )
 from trainyard.docker.site import Pull
+from trainyard.docker.usage import usage_of
 from trainyard.docker.verdict import Part, observation
 from trainyard.errors import ConfigurationError, TrainyardError, UnavailableError
 from trainyard.launch import Launch
@@ -114,30 +114,7 @@ class DockerBackend:
 
     def usage(self, paths: RunPaths) -> tuple[JobUsage, ...]:
         """Return what each container used: its control group's word, the engine's times."""
-        planned = files.read_planned(paths)
-        if planned is None:
-            return ()
-        found = []
-        for index, name in enumerate(planned.names):
-            own = ContainerFiles(paths=paths, index=index)
-            ended, used = own.read_ended(), own.usage()
-            if ended is None:
-                continue
-            cpu, peak = used.get("cpu_ns"), used.get("peak_bytes")
-            found.append(
-                JobUsage(
-                    cluster="docker",
-                    job_id=index,
-                    attempt=index,
-                    state="out of memory" if ended.oom_killed else f"exit code {ended.exit_code}",
-                    node_list=name,
-                    source="wrapper",
-                    elapsed_s=_elapsed(ended),
-                    cpu_used_s=None if cpu is None else cpu / 1e9,
-                    max_rss_bytes=peak,
-                )
-            )
-        return tuple(found)
+        return usage_of(paths)
 
     # -- starting
 
@@ -307,13 +284,3 @@ def _end_of(found: Container, log_tail: str) -> Ended:
         finished_at=found.finished_at,
         log_tail=log_tail,
     )
-
-
-def _elapsed(ended: Ended) -> float | None:
-    try:
-        began, over = (
-            datetime.fromisoformat(text) for text in (ended.started_at, ended.finished_at)
-        )
-    except ValueError:
-        return None
-    return max(0.0, (over - began).total_seconds())

@@ -46,6 +46,16 @@ class Image:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
+class Version:
+    """What an engine is."""
+
+    engine: str
+    """Version of Docker."""
+    api: str
+    """Newest version of the API it speaks."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
 class Container:
     """A container as the engine has it."""
 
@@ -84,6 +94,12 @@ class Engine:
     def _client(self) -> Any:
         with _explained(self.host, "connect"):
             return self._connect()
+
+    def version(self) -> Version:
+        """Return which version the engine is."""
+        with _explained(self.host, "tell its version"):
+            found = self._client.version()
+        return Version(engine=found["Version"], api=found["ApiVersion"])
 
     def info(self) -> dict[str, Any]:
         """Return what the engine says of itself (``docker info``)."""
@@ -241,22 +257,33 @@ _FIXES = (
 
 def unreachable(host: str, error: object) -> str:
     """Return why the engine at *host* cannot be asked, and what to do."""
-    parts = urlsplit(host)
-    if parts.scheme == "unix":
-        socket = Path(parts.path)
-        if not socket.exists():
-            return (
-                f"no Docker engine: {socket} does not exist. Start it (systemctl start docker), or "
-                "name another one in docker.host or DOCKER_HOST"
-            )
-        if stat.S_ISSOCK(socket.stat().st_mode) and not os.access(socket, os.R_OK | os.W_OK):
-            return (
-                f"no permission on {socket}: user {os.getuid()} is not in the group that owns it "
-                f"(gid {socket.stat().st_gid}). Add it (usermod -aG docker), or use a socket proxy"
-            )
-    return (
+    return _socket_fault(host) or (
         f"Docker at {host} does not answer: {error}. Check that it runs (docker --host {host} info)"
     )
+
+
+def check_socket(host: str) -> None:
+    """Raise ``EngineGoneError`` when *host* is a socket that is missing or closed to this user."""
+    if fault := _socket_fault(host):
+        raise EngineGoneError(fault)
+
+
+def _socket_fault(host: str) -> str:
+    parts = urlsplit(host)
+    if parts.scheme != "unix":
+        return ""
+    socket = Path(parts.path)
+    if not socket.exists():
+        return (
+            f"no Docker engine: {socket} does not exist. Start it (systemctl start docker), or "
+            "name another one in docker.host or DOCKER_HOST"
+        )
+    if stat.S_ISSOCK(socket.stat().st_mode) and not os.access(socket, os.R_OK | os.W_OK):
+        return (
+            f"no permission on {socket}: user {os.getuid()} is not in the group that owns it "
+            f"(gid {socket.stat().st_gid}). Add it (usermod -aG docker), or use a socket proxy"
+        )
+    return ""
 
 
 def local_engine(docker: DockerSite) -> Engine:

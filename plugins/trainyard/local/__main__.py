@@ -24,7 +24,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     demo.add_argument("--preset", default="demo", help="size of the study")
     demo.add_argument("--site", default="local", help="where the runs happen")
     serve = commands.add_parser("serve", help="run the stack until Ctrl-C")
-    serve.add_argument("--site", default="local", help="slurm: with a throw-away cluster")
+    serve.add_argument("--site", default="local", help="slurm: with a throw-away cluster; docker")
     serve.add_argument("--schedule", default="0 2 * * *", help="cron line of the nightly benchmark")
     return parser.parse_args(arguments)
 

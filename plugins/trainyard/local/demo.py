@@ -57,7 +57,7 @@ def find_report(stack: Stack, dag_run_id: str) -> Path | None:
 
 @contextmanager
 def stack_for(root: Path, site: str, *, schedule: str = "") -> Iterator[Stack]:
-    """Run the stack in *root*, with a throw-away cluster where *site* is the one on Slurm."""
+    """Run the stack in *root* with what *site* needs beside it: a cluster, the trainer's image."""
     with ExitStack() as open_things:
         more: dict[str, Any] = {}
         if site == "slurm":
@@ -68,6 +68,10 @@ def stack_for(root: Path, site: str, *, schedule: str = "") -> Iterator[Stack]:
             more = {"extra": found.environment, "more_sites": found.sites}
             nodes = ", ".join(found.cluster.config.node_names)
             print(f"  cluster {found.cluster.config.name}, nodes {nodes}", flush=True)
+        if site == "docker":
+            from trainyard.local.docker import docker_site
+
+            more = {"more_sites": docker_site(root)}
         print("Starting the object store, MLflow and Airflow …", flush=True)
         yield open_things.enter_context(running_stack(root, schedule=schedule, **more))
 

@@ -8,13 +8,16 @@ so does a deferred task whose DAG run is deleted.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainyard.backends import Backend, claims
 from trainyard.backends.identity import TaskIdentity
 from trainyard.errors import TrainyardError
+from trainyard.hooks.backends import backend_of
 from trainyard.settings import Settings
+from trainyard.sites import Site
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -56,12 +59,21 @@ def state_of(task: TaskIdentity) -> str | None:
     return None if state is None else str(state)
 
 
+def backend_beside(site: Site) -> Backend | None:
+    """Return the backend of a *site* whose runs share a machine with others; None for a cluster."""
+    return None if site.slurm is not None else backend_of(site)
+
+
 def end_abandoned(
-    settings: Settings, backend: Backend, root: Path, mine: TaskIdentity
+    settings: Settings,
+    backend_for: Callable[[Site], Backend | None],
+    root: Path,
+    mine: TaskIdentity,
 ) -> list[str]:
     """End and record each run below *root* whose task is over; return the names of these runs.
 
-    *mine* is left alone. What cannot be ended now is tried again before the next run.
+    *backend_for* gives the backend of a run's site, or None to leave its run alone: sites may share
+    a folder. *mine* is left alone. What cannot be ended now is tried again before the next run.
     """
     from trainyard.ingest import finish_run
     from trainyard.study import read_study
@@ -71,12 +83,13 @@ def end_abandoned(
         if claim.task.is_same_task(mine):
             continue
         try:
-            if state_of(claim.task) not in OVER:
+            run = read_study(Path(claim.plan)).run(claim.index)
+            backend = backend_for(run.study.site)
+            if backend is None or state_of(claim.task) not in OVER:
                 continue
             log.warning("Nobody waits for run %s: it is ended", paths.run_id)
             seen = backend.cancel(paths, why="its task ended without it")
             backend.sweep(paths)
-            run = read_study(Path(claim.plan)).run(claim.index)
             finish_run(settings, run, paths, identity=claim.task, seen=seen)
             ended.append(paths.run_id)
         except TrainyardError:

@@ -20,8 +20,8 @@ from trainyard.errors import (
     RunLostError,
     UnavailableError,
 )
-from trainyard.hooks.slurm import backend_of
-from trainyard.operators.abandoned import end_abandoned, identity_of
+from trainyard.hooks.backends import backend_of
+from trainyard.operators.abandoned import backend_beside, end_abandoned, identity_of
 from trainyard.operators.links import MLflowRunLink, RunFolderLink, SlurmJobLink
 from trainyard.operators.standing import job_page, still_running, told_of_job
 from trainyard.paths import RunPaths
@@ -102,8 +102,8 @@ class TrainOperator(BaseOperator):
         """Start the run or find it again, and wait for its end in the triggerer."""
         self._identity = mine = identity_of(context)
         # On a cluster nobody else's run disturbs this one's measurement: reconcile_slurm looks.
-        if self._run.study.site.launcher is Launcher.PROCESS:
-            end_abandoned(self._settings, self._backend, self._run.paths.root, mine)
+        if self._run.study.site.launcher is not Launcher.SLURM:
+            end_abandoned(self._settings, backend_beside, self._run.paths.root, mine)
         return self._run_or_find(context, self._settle_earlier(context))
 
     def _run_or_find(self, context: Context, paths: RunPaths) -> str:

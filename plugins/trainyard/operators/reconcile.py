@@ -62,7 +62,12 @@ class ReconcileSlurmOperator(BaseOperator):
         if context["params"].get(self.clean_up):
             stock = housekeeping.clean_up(stock, backend)
             # Those with a claim also get their row: they were asked to end, and by whom.
-            end_abandoned(settings, backend, Path(site.runs_dir), identity_of(context))
+            end_abandoned(
+                settings,
+                lambda other: backend if other.slurm is not None else None,
+                Path(site.runs_dir),
+                identity_of(context),
+            )
         self.log.info("%s", housekeeping.table(stock))
         with open_store(settings.results_url) as store:
             store.save_environment_checks(

@@ -65,18 +65,18 @@ class VerifyEnvironmentOperator(_SiteOperator):
         from trainyard.store import Verdict, open_store
 
         settings, site = self.places()
-        cluster = more = None
+        place = None
         if site.slurm is not None:
             from trainyard.environment_slurm import cluster_checks
 
-            cluster = cluster_checks(completed(site), access_of(site))
+            place = cluster_checks(completed(site), access_of(site))
         if site.docker is not None:
             from trainyard.environment_docker import docker_checks
             from trainyard.hooks.docker import engine_of
 
-            more = docker_checks(site, engine_of(site))
+            place = docker_checks(site, engine_of(site))
         dag_run_id = identity_of(context).dag_run_id
-        checks = verify(settings, site, dag_run_id=dag_run_id, cluster=cluster, more=more)
+        checks = verify(settings, site, dag_run_id=dag_run_id, place=place)
         self.log.info("Site %s:\n%s", site.name, table(checks))
         failed = [check for check in checks if check.verdict == Verdict.FAILED]
         if not any(check.name == "results database" for check in failed):

@@ -9,21 +9,23 @@ from typing import Any
 
 from airflow.triggers.base import TriggerEvent
 
-from trainyard.backends import Backend, Observation, open_backend
+from trainyard.backends import Backend, Observation, State
 from trainyard.errors import UnavailableError
+from trainyard.hooks.backends import backend_of
 from trainyard.paths import RunPaths
 from trainyard.runlog import Follower, describe
-from trainyard.study import StudyFile
 from trainyard.triggers.base import KILLED, RunWaiter
 
 MOST_LINES = 20
 """Lines relayed to the task's log at one look; the rest stands in the run's own files."""
 KILL_GRACE_S = 8.0
 """Seconds between SIGTERM and SIGKILL; Airflow gives on_kill 30."""
+_PATIENCE_S = 5.0
+"""Most seconds between two looks while nothing is known, say because a Docker engine is down."""
 
 
 class RunTrigger(RunWaiter):
-    """Waits for a run by looking at its folder and its processes on this host.
+    """Waits for a run by looking at its folder, and at its processes or containers.
 
     :param poll_interval_s: Seconds between two looks. The others: see ``RunWaiter``.
     """
@@ -41,16 +43,25 @@ class RunTrigger(RunWaiter):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look at the run until it is over; files are read in a thread, never on the loop."""
-        watch = await asyncio.to_thread(lambda: _Watch(*self.files()))
-        event = None
+        watch = await self._watch()
+        event, pause = None, self.poll_interval_s
         while event is None:
             seen, lines = await asyncio.to_thread(watch.look)
             for line in lines:
                 self.log.info("%s", line)
             event = self._event(seen)
             if event is None:
-                await asyncio.sleep(self.poll_interval_s)
+                unknown = seen.state is State.UNKNOWN
+                pause = min(2 * pause, _PATIENCE_S) if unknown else self.poll_interval_s
+                await asyncio.sleep(pause)
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's is untyped
+
+    async def _watch(self) -> _Watch:
+        from asgiref.sync import sync_to_async
+
+        study, paths = await asyncio.to_thread(self.files)
+        # Airflow's way from synchronous code to its API needs the context that asgiref keeps.
+        return _Watch(paths, await sync_to_async(backend_of)(study.site))
 
     def _event(self, seen: Observation) -> dict[str, Any] | None:
         timed_out = not seen.state.is_over and time.time() > self.deadline
@@ -59,11 +70,10 @@ class RunTrigger(RunWaiter):
         return None
 
     async def end(self) -> None:
-        """End the run's processes."""
-        await asyncio.to_thread(self._cancel)
+        """End the run's processes or containers."""
+        await asyncio.to_thread(self._cancel, await self._watch())
 
-    def _cancel(self) -> None:
-        watch = _Watch(*self.files())
+    def _cancel(self, watch: _Watch) -> None:
         try:
             seen = watch.backend.cancel(
                 watch.paths,
@@ -80,9 +90,10 @@ class RunTrigger(RunWaiter):
 class _Watch:
     """What a trigger remembers between two looks; made and used in threads."""
 
-    def __init__(self, study: StudyFile, paths: RunPaths) -> None:
+    def __init__(self, paths: RunPaths, backend: Backend) -> None:
         self.paths = paths
-        self.backend: Backend = open_backend(study.site)
+        self.backend = backend
+        self._doubt = ""
         self._metrics = Follower(path=self.paths.metrics)
         self._errors = Follower(path=self.paths.stderr)
 
@@ -92,9 +103,12 @@ class _Watch:
         The evidence is taken first: what a run wrote before its end is then read for certain.
         """
         seen = self.backend.observe(self.paths)
+        doubt = f"run {seen.detail}" if seen.state is State.UNKNOWN else ""
+        news = [doubt] if doubt and doubt != self._doubt else []
+        self._doubt = doubt
         said = [text for line in self._metrics.lines() if (text := describe(line))]
         said += self._errors.lines()
         if len(said) > MOST_LINES:
             left = len(said) - MOST_LINES
             said = [*said[:MOST_LINES], f"… {left} more lines in {self.paths.run_dir}"]
-        return seen, said
+        return seen, [*news, *said]
