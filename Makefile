@@ -11,10 +11,14 @@ UV     := $(STATE)/boot/bin/uv
 
 STATE_DIR ?= $(STATE)/demo
 KEEP ?=
+PROFILES ?=
+TLS ?=
+VOLUMES ?=
+SERVICE ?=
 SITE ?= local
 LOCAL  := $(AIRFLOW_PY) -m trainyard.local --state $(STATE_DIR)
 
-.PHONY: demo serve setup setup-test test test-fast bench-pipeline bench-slurm pictures lint format help locks
+.PHONY: demo serve setup setup-test test test-fast bench-pipeline bench-slurm pictures lint format help locks up down status logs certs
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -49,6 +53,24 @@ lint: setup-test  ## ruff and mypy
 
 bench-pipeline: setup-test  ## what the pipeline costs beside the work; one JSON object last
 	@$(AIRFLOW_PY) benchmarks/pipeline.py
+
+# The stack in containers needs Docker and this Python alone; docs/stack.md.
+COMPOSE := PYTHONPATH=plugins:. $(PYTHON) -m trainyard.compose $(if $(PROFILES),--profiles $(PROFILES)) $(if $(TLS),--tls)
+
+up:  ## start the whole stack in containers and wait until it is well (PROFILES=slurm,celery,gpu; TLS=1)
+	@$(COMPOSE) up
+
+down:  ## stop the stack in containers and keep its data (VOLUMES=1: remove the data)
+	@$(COMPOSE) down $(if $(VOLUMES),--volumes)
+
+status:  ## state, health and address of each service
+	@$(COMPOSE) status
+
+logs:  ## follow the log of the stack, or of SERVICE=
+	@$(COMPOSE) logs $(SERVICE)
+
+certs:  ## make the TLS proxy's certificate, or check yours in .trainyard/stack/tls
+	@$(COMPOSE) certs
 
 pictures: setup-test  ## take the documentation's pictures from the last demo
 	$(AIRFLOW_PY) docs/images/make.py $(STATE_DIR)
