@@ -1,0 +1,385 @@
+"""One event model for every profiler: per rank, columns of times, kinds, names and places.
+
+All times are int64 nanoseconds on the clock of the trace; ``Clock.epoch_ns`` says how that clock
+relates to UTC, and therefore whether ranks can be laid side by side.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from enum import IntEnum, StrEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trainyard.errors import TrainyardError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+
+class ProfileError(TrainyardError):
+    """A profile cannot be read, or holds nothing to analyse; the message says what to do."""
+
+
+class Kind(IntEnum):
+    """What an event on a device is."""
+
+    COMPUTE = 0
+    COLLECTIVE = 1
+    COPY = 2
+    SET = 3
+
+
+class Copy(IntEnum):
+    """Directions of a copy, numbered as CUPTI's ``CUpti_ActivityMemcpyKind``."""
+
+    UNKNOWN = 0
+    HTOD = 1
+    DTOH = 2
+    HTOA = 3
+    ATOH = 4
+    ATOA = 5
+    ATOD = 6
+    DTOA = 7
+    DTOD = 8
+    HTOH = 9
+    PTOP = 10
+
+
+class Format(StrEnum):
+    """Which profiler wrote a trace."""
+
+    NSYS = "nsys"
+    TORCH = "torch"
+
+
+NONE = -1
+"""In integer columns: unknown, or not applicable."""
+
+COLUMNS: dict[str, Any] = {
+    "start": np.int64,
+    "end": np.int64,
+    "name": np.int32,
+    "kind": np.int8,
+    "stream": np.int32,
+    "device": np.int16,
+    "correlation": np.int64,
+    "bytes": np.int64,
+    "copy": np.int8,
+    "pageable": np.int8,
+    "thread": np.int64,
+}
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Events:
+    """Columns of equal length, sorted by start; a column that a table does not need is empty."""
+
+    start: Array
+    """Nanoseconds on the trace's clock."""
+    end: Array
+    """Nanoseconds, never before start."""
+    name: Array
+    """Index into ``RankTrace.names``."""
+    kind: Array
+    """``Kind``; device events only."""
+    stream: Array
+    """Stream of the device; device events only."""
+    device: Array
+    """Ordinal of the device; device events only."""
+    correlation: Array
+    """Joins a device event to its launching call within one process; NONE without."""
+    bytes: Array
+    """Bytes copied or set; NONE for kernels."""
+    copy: Array
+    """``Copy``; device events only."""
+    pageable: Array
+    """1 when the host side of a copy is pageable, 0 when pinned, NONE when unknown."""
+    thread: Array
+    """Thread that called or annotated; host events only."""
+
+    def __len__(self) -> int:
+        """Return the number of events."""
+        return int(self.start.size)
+
+    def where(self, mask: Array) -> Events:
+        """Return the events that *mask* (booleans, or places) selects."""
+        return Events(
+            **{
+                name: (column[mask] if column.size else column)
+                for name, column in self.columns().items()
+            }
+        )
+
+    def columns(self) -> dict[str, Array]:
+        """Return the columns by name."""
+        return {name: getattr(self, name) for name in COLUMNS}
+
+    def sorted(self) -> Events:
+        """Return the events in order of their start; the same object when they already are."""
+        if len(self) < 2 or not bool((self.start[1:] < self.start[:-1]).any()):  # noqa: PLR2004 - one is sorted
+            return self
+        return self.where(np.argsort(self.start, kind="stable"))
+
+    @property
+    def duration(self) -> Array:
+        """Nanoseconds each event lasts."""
+        duration: Array = self.end - self.start
+        return duration
+
+
+def events(**columns: Any) -> Events:
+    """Return sorted events from the given columns; the others stay empty."""
+    made = {name: np.asarray(columns.get(name, ()), dtype=kind) for name, kind in COLUMNS.items()}
+    return Events(**made).sorted()
+
+
+def no_events() -> Events:
+    """Return a table without rows."""
+    return events()
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Clock:
+    """How a trace's times relate to UTC."""
+
+    epoch_ns: int | None = None
+    """UTC nanoseconds at the trace's time 0; None when the trace does not say."""
+    host: str = ""
+    """Machine whose clock it is; ranks of one host compare to microseconds, others to NTP."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Note:
+    """Something the reader saw that limits what may be concluded."""
+
+    text: str
+    """A sentence."""
+    serious: bool = False
+    """Events are missing: an absence proves nothing."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class RankTrace:
+    """What one rank did: its device's work, its calls, its annotations."""
+
+    rank: int
+    """Number of the rank in the job."""
+    source: str
+    """File it came from, for messages."""
+    format: Format
+    """Which profiler wrote it."""
+    names: tuple[str, ...]
+    """Names that the ``name`` columns index."""
+    device: Events = field(default_factory=no_events)
+    """Kernels, collectives, copies and sets of one device."""
+    calls: Events = field(default_factory=no_events)
+    """Calls of the CUDA runtime and driver."""
+    ranges: Events = field(default_factory=no_events)
+    """NVTX ranges, ``record_function`` annotations."""
+    system: Events = field(default_factory=no_events)
+    """Calls of the OS runtime (nsys osrt)."""
+    overhead: Events = field(default_factory=no_events)
+    """What the profiler itself took."""
+    operators: Events = field(default_factory=no_events)
+    """Framework operators (torch ``cpu_op``)."""
+    clock: Clock = field(default_factory=Clock)
+    """The trace's clock."""
+    notes: tuple[Note, ...] = ()
+    """What limits the conclusions."""
+    gpu: str = ""
+    """Name of the device; empty without one or when unknown."""
+    world: int | None = None
+    """Ranks of the job, where the trace says so."""
+    costs: tuple[OperatorCost, ...] = ()
+    """Analytic work by kernel name, where operator shapes were recorded."""
+
+    @property
+    def total(self) -> int:
+        """Events of all tables."""
+        tables = (self.device, self.calls, self.ranges, self.system, self.operators)
+        return sum(len(table) for table in tables)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether any work ran on a device."""
+        return len(self.device) > 0
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class OperatorCost:
+    """Arithmetic and memory traffic of one kernel name, from the shapes of its operators."""
+
+    name: str
+    """Kernel name as in the trace."""
+    flops: float
+    """Floating-point operations of all its calls, 2 per multiply-add."""
+    bytes: float
+    """Bytes of all its operands, each read or written once: a lower bound."""
+    calls: int
+    """Calls with known shapes."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Trace:
+    """The ranks of one job, in order."""
+
+    ranks: tuple[RankTrace, ...]
+    """One entry per rank, by number."""
+    aligned: bool
+    """The ranks' clocks can be compared."""
+    notes: tuple[Note, ...] = ()
+    """What limits comparisons across ranks."""
+
+    @property
+    def total(self) -> int:
+        """Events of all ranks."""
+        return sum(rank.total for rank in self.ranks)
+
+
+# NCCL 2.18 and older name kernels ncclKernel_AllReduce_RING_LL_Sum_float…; newer ones
+# ncclDevKernel_AllReduce_Sum_f32_RING_LL(…). RCCL: ncclKernel_Generic…, mscclKernel….
+_COLLECTIVE = re.compile(
+    r"nccl(Dev)?Kernel|ncclSymk?|mscclKernel|onecclKernel|nvshmem.*(reduce|gather|alltoall)"
+)
+
+
+def is_collective(name: str) -> bool:
+    """Whether a kernel of this name moves data between ranks."""
+    return _COLLECTIVE.search(name) is not None
+
+
+def collective_places(names: tuple[str, ...]) -> Array:
+    """Return, by name index, whether the name is a collective kernel's."""
+    return np.fromiter((is_collective(name) for name in names), dtype=bool, count=len(names))
+
+
+_ANONYMOUS = re.compile(r"\(anonymous namespace\)::|<unnamed>::|\{anonymous\}::")
+_LAMBDA = re.compile(r"\{lambda\([^{}]*\)#\d+\}|\$_\d+|\(lambda\)|<lambda[^>]*>")
+_SPACES = re.compile(r"\s+")
+
+
+def normalised(name: str) -> str:
+    """Return a kernel's name as it reads in two profiles of the same program.
+
+    Return type, anonymous namespaces, the numbers of lambdas and the list of parameters differ
+    between compilers and profilers; template arguments stay, they tell kernels apart.
+    """
+    text = _ANONYMOUS.sub("", _LAMBDA.sub("lambda", name.strip()))
+    text = _SPACES.sub(" ", text).removeprefix("void ").removeprefix("static ").strip()
+    return _without_parameters(text) or name
+
+
+def _without_parameters(text: str) -> str:
+    """Cut the trailing ``(…)`` of a function's signature, outside template brackets."""
+    depth = 0
+    for place, letter in enumerate(text):
+        if letter == "<":
+            depth += 1
+        elif letter == ">" and place and text[place - 1] != "-":
+            depth -= 1
+        elif letter == "(" and depth == 0 and place:
+            return text[:place].strip()
+    return text
+
+
+def base_name(name: str) -> str:
+    """Return the function's name alone: without template arguments, parameters, namespaces."""
+    text = normalised(name)
+    text = text.split("<", 1)[0] if not text.startswith("<") else text
+    return text.rsplit("::", 1)[-1]
+
+
+def align(ranks: list[RankTrace]) -> Trace:
+    """Return the job of *ranks*, shifted to the first rank's clock where all know UTC.
+
+    Raises ``ProfileError`` for clocks that must not be mixed: different profilers, some with UTC
+    and some without, one rank twice, or ranks that did not run at the same time.
+    """
+    ranks = sorted(ranks, key=lambda item: item.rank)
+    if not ranks:
+        raise ProfileError("No rank in any trace: give at least one trace file")
+    _refuse_mixtures(ranks)
+    if len(ranks) == 1:
+        return Trace(ranks=tuple(ranks), aligned=True)
+    if ranks[0].clock.epoch_ns is None:
+        note = Note(
+            text="The traces do not say when their sessions began in UTC: times of different "
+            "ranks are not compared, waiting is taken from durations alone."
+        )
+        return Trace(ranks=tuple(ranks), aligned=False, notes=(note,))
+    moved = tuple(_shifted(rank, ranks[0].clock) for rank in ranks)
+    _refuse_apart(moved)
+    hosts = {rank.clock.host for rank in moved}
+    if len(hosts) > 1:
+        note = Note(
+            text=f"The ranks ran on {len(hosts)} hosts: their clocks agree only as well as the "
+            "hosts' time synchronisation; who arrives last is taken from durations."
+        )
+        return Trace(ranks=moved, aligned=False, notes=(note,))
+    return Trace(ranks=moved, aligned=True)
+
+
+def _refuse_mixtures(ranks: list[RankTrace]) -> None:
+    numbers = [rank.rank for rank in ranks]
+    for number in numbers:
+        if numbers.count(number) > 1:
+            files = ", ".join(rank.source for rank in ranks if rank.rank == number)
+            raise ProfileError(
+                f"Rank {number} is there twice ({files}): give one trace per rank, named "
+                "r<rank>.sqlite or rank<rank>.json"
+            )
+    formats = {rank.format for rank in ranks}
+    if len(formats) > 1:
+        raise ProfileError(
+            f"Traces of {' and '.join(sorted(formats))} have different clocks and cannot be "
+            "mixed: give the ranks of one profiler, and analyse the other apart"
+        )
+    known = {rank.clock.epoch_ns is None for rank in ranks}
+    if len(known) > 1:
+        without = ", ".join(r.source for r in ranks if r.clock.epoch_ns is None)
+        raise ProfileError(
+            f"{without} does not say when its session began in UTC, the other traces do: mixed "
+            "clocks cannot be aligned. Export all of them with the same version of the profiler"
+        )
+
+
+def _shifted(rank: RankTrace, base: Clock) -> RankTrace:
+    by = (rank.clock.epoch_ns or 0) - (base.epoch_ns or 0)
+    if not by:
+        return rank
+    moved = {
+        name: replace(table, start=table.start + by, end=table.end + by)
+        for name in ("device", "calls", "ranges", "system", "overhead", "operators")
+        if len(table := getattr(rank, name))
+    }
+    return replace(rank, clock=replace(rank.clock, epoch_ns=base.epoch_ns), **moved)
+
+
+def extent(rank: RankTrace) -> tuple[int, int]:
+    """Return the first and last moment of any event of *rank*."""
+    tables = [
+        table
+        for table in (rank.device, rank.calls, rank.ranges, rank.operators, rank.system)
+        if len(table)
+    ]
+    if not tables:
+        raise ProfileError(f"{rank.source}: rank {rank.rank} has no event at all")
+    return min(int(t.start[0]) for t in tables), max(int(t.end.max()) for t in tables)
+
+
+def _refuse_apart(ranks: tuple[RankTrace, ...]) -> None:
+    first = extent(ranks[0])
+    for rank in ranks[1:]:
+        mine = extent(rank)
+        if mine[0] >= first[1] or first[0] >= mine[1]:
+            apart = max(mine[0] - first[1], first[0] - mine[1]) / 1e9
+            raise ProfileError(
+                f"{rank.source} (rank {rank.rank}) and {ranks[0].source} (rank {ranks[0].rank}) "
+                f"lie {apart:.1f} s apart: they are not from the same run, or their clocks are "
+                "wrong. Give the traces of one run, and check time synchronisation"
+            )

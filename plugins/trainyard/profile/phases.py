@@ -1,0 +1,69 @@
+"""Where the steps of a rank without a device went: its phases, from NVTX or record_function ranges.
+
+Every moment of a step belongs to one part. The stepping thread decides: a collective inside the
+backward range is communication, a data range is waiting for data. A collective on another thread
+counts only where the stepping thread is in no phase of its own: the rest is hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trainyard.profile import intervals as iv
+from trainyard.profile.device import phase_ranges
+from trainyard.profile.steps import PHASES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from trainyard.profile.intervals import Spans
+    from trainyard.profile.model import RankTrace
+    from trainyard.profile.steps import Windows
+
+_INNERMOST_FIRST = ("collective", "data", "optimizer", "backward", "forward")
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class PhaseTimes:
+    """Nanoseconds per step and phase of one rank."""
+
+    frame: pd.DataFrame
+    """One row per step: ``window``, the exclusive time of each phase, ``other`` (no phase), and
+    ``<phase>_total`` (the whole range, with what lies inside it)."""
+    spans: dict[str, Spans]
+    """The exclusive moments of each phase."""
+    named: tuple[str, ...]
+    """Phases that the trace names."""
+
+
+def phase_times(rank: RankTrace, windows: Windows) -> PhaseTimes:
+    """Return the phases of every step of *rank*."""
+    import pandas as pd
+
+    low, high = int(windows.start[0]), int(windows.end[-1])
+    whole, mine = {}, {}
+    for phase in PHASES:
+        ranges = phase_ranges(rank, phase)
+        own = ranges.thread == windows.thread
+        whole[phase] = iv.clip(iv.union(ranges.start, ranges.end), low, high)
+        mine[phase] = iv.clip(iv.union(ranges.start[own], ranges.end[own]), low, high)
+    busy = iv.join(*mine.values())
+    taken, spans = iv.empty(), {}
+    for phase in _INNERMOST_FIRST:
+        hidden_elsewhere = iv.subtract(whole[phase], busy)
+        own = iv.subtract(iv.join(mine[phase], hidden_elsewhere), taken)
+        spans[phase] = own
+        taken = iv.join(taken, own)
+    columns = {"window": windows.length.astype(np.float64)}
+    for phase in PHASES:
+        columns[phase] = iv.lengths(spans[phase], windows.start, windows.end).astype(np.float64)
+    covered = iv.lengths(taken, windows.start, windows.end)
+    columns["other"] = columns["window"] - covered
+    for phase in PHASES:
+        total = iv.lengths(whole[phase], windows.start, windows.end)
+        columns[f"{phase}_total"] = total.astype(np.float64)
+    named = tuple(phase for phase in PHASES if len(whole[phase]))
+    return PhaseTimes(frame=pd.DataFrame(columns), spans=spans, named=named)

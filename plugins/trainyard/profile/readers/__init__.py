@@ -1,0 +1,1 @@
+"""Readers: the only part of the package that touches files. Each returns ``RankTrace`` records."""
