@@ -8,6 +8,7 @@ the archive and class names. Memory-mapped: ranks and loader workers of a node s
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from trainer.contract import Dataset, RunSpec
+from trainer.contract import Dataset, RunSpec, Stall
 from trainer.failures import DataError
 from trainer.sampler import Indices, MicroSteps
 
@@ -181,6 +182,12 @@ def _array(path: Path, dtype: type[Any]) -> npt.NDArray[Any]:
     return found
 
 
+def stall(spec: RunSpec, kind: Stall) -> None:
+    """Wait as long as *spec* plants at a place of this *kind*; nothing in ordinary runs."""
+    if spec.stall is kind:
+        time.sleep(spec.stall_ms / 1000)
+
+
 Batch = tuple[Tensor, Tensor, Tensor]
 """uint8 images (n, H, W, C), int64 labels (n,), int64 sample numbers; (empty share: see weight)."""
 
@@ -194,11 +201,13 @@ class BatchReader(TorchDataset[Batch]):
         self._augment = spec.augment
         self._flip = spec.dataset is Dataset.CIFAR10
         self._seed = spec.seed
+        self._spec = spec
         self._moves: tuple[int, npt.NDArray[np.int64]] | None = None
 
     def __getitem__(self, item: tuple[int, Indices]) -> Batch:
         """Return the batch; for an empty share sample 0 as a stand-in, with no sample number."""
         epoch, indices = item
+        stall(self._spec, Stall.INPUT)
         read = indices if len(indices) else np.zeros(1, dtype=np.int64)
         images = self._split.images[read]
         if self._augment:

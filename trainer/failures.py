@@ -23,6 +23,10 @@ class LossError(RunError):
     """The loss is no number any more: the parameters are lost."""
 
 
+class ProfileError(RunError):
+    """The profile that the spec asks for could not be taken."""
+
+
 class CheckpointError(RunError):
     """A checkpoint cannot be used for this run."""
 

@@ -12,6 +12,7 @@ Thresholds and their sources:
   2 % on a GPU.
 - short: under 3 windows, windows under 20 steps, warm-up under 5 steps on a CPU or 30 on a GPU,
   or on a GPU both under 200 timed steps and under 30 timed seconds.
+- profiled: the run was made to be looked at; ``nsys`` and ``ncu`` slow all of it a little.
 - resumed: the run went on from a checkpoint, so its windows come from two processes.
 """
 
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainer.clock import Reading
-from trainer.contract import Flag, Machine, RunSpec, Window, WindowKind
+from trainer.contract import Flag, Machine, Profiler, RunSpec, Window, WindowKind
 
 FOREIGN_SHARE = 0.10
 CLOCK_DRIFT = 0.03
@@ -61,6 +62,7 @@ def raised(evidence: Evidence) -> list[Raised]:
         _unstable(evidence),
         _short(evidence),
         _resumed(evidence),
+        _profiled(evidence),
     ]
     return [flag for flag in found if flag is not None]
 
@@ -161,3 +163,10 @@ def _resumed(evidence: Evidence) -> Raised | None:
     if evidence.resumed_at is None:
         return None
     return Flag.RESUMED, f"went on from a checkpoint at step {evidence.resumed_at}"
+
+
+def _profiled(evidence: Evidence) -> Raised | None:
+    profiler = evidence.spec.profiler
+    if profiler is Profiler.NONE:
+        return None
+    return Flag.PROFILED, f"ran under {profiler.value}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,35 +25,11 @@ from trainer.journal import Journal
 from trainer.load import process_age
 from trainer.progress import Progress
 from trainer.sampler import Plan
+from trainer.segments import Segment, segments
 from trainer.steps import Stepper, learning_rate
 
 VERIFY_EVERY = 16
 """Epochs whose sample counts are compared with the plan in one exchange."""
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class Segment:
-    """Steps between two borders."""
-
-    first: int
-    last: int
-    """Step to stop before."""
-    timed: bool
-
-
-def segments(first: int, total: int, warmup: int, window: int) -> list[Segment]:
-    """Return the parts of the steps from *first* to *total*: warm-up, full windows, untimed rest.
-
-    A resumed process is as cold as a new one, so its first *warmup* steps are untimed too.
-    """
-    warm = min(first + warmup, total)
-    found = [Segment(first=first, last=warm, timed=False)] if warm > first else []
-    while warm + window <= total:
-        found.append(Segment(first=warm, last=warm + window, timed=True))
-        warm += window
-    if warm < total:
-        found.append(Segment(first=warm, last=total, timed=False))
-    return found
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -115,7 +92,10 @@ class Loop:
         begin = time.perf_counter()
         already = progress.train_seconds
         self._mark = self._now()
-        for part in segments(progress.step, self.total_steps, spec.warmup_steps, spec.window_steps):
+        captured = self._stepper.capture.steps
+        for part in segments(
+            progress.step, self.total_steps, spec.warmup_steps, spec.window_steps, captured
+        ):
             self._journal.enter(Phase.TRAIN if part.timed else self._untimed_phase(part))
             self._segment(part, counted)
             progress.train_seconds = already + time.perf_counter() - begin
@@ -130,8 +110,9 @@ class Loop:
         if part.timed:
             self._stopwatch.start()
             self._waited_s = 0.0
-        for step in range(part.first, part.last):
-            self._step(step, batches)
+        with self._stepper.capture.running() if part.captured else nullcontext():
+            for step in range(part.first, part.last):
+                self._step(step, batches)
         self._progress.step = part.last
         images = self._plan.images_between(part.first, part.last)
         if part.timed:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from trainer import controls, evaluate, flags, machine, metrics, model
+from trainer.capture import Capture
 from trainer.checkpoint import Checkpoints
 from trainer.checks import verdicts
 from trainer.clock import Stopwatch
@@ -75,7 +76,8 @@ class Run:
         network = model.build(spec.model, data.channels, data.classes, spec.seed)
         self.parameters = model.parameter_count(network)
         self.flops = model.training_flops(network, data.channels)
-        self.stepper = Stepper(spec, network, group)
+        capture = Capture(spec, group, journal.run_dir / "profiles")
+        self.stepper = Stepper(spec, network, group, capture)
         self.plan = Plan(
             samples=len(data.train),
             per_rank_batch=spec.per_rank_batch,
@@ -89,6 +91,7 @@ class Run:
             windows=journal.windows,
             epochs=journal.epochs,
         )
+        capture.check(planned_steps(spec, self.plan))
         gpu = group.device.type == "cuda"
         nvml = machine.nvml_of(group.device.index or 0) if gpu else None
         self.stopwatch = Stopwatch(group, Signals(nvml))

@@ -12,14 +12,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer.contract import Precision, RunSpec
-from trainer.data import Batch, Normaliser
+from trainer.capture import Capture, mark_collectives
+from trainer.contract import Precision, Profiler, RunSpec, Stall
+from trainer.data import Batch, Normaliser, stall
 from trainer.group import Group
 
 WARMUP_SHARE = 0.15
@@ -41,10 +43,13 @@ def learning_rate(spec: RunSpec, step: int, steps: int) -> float:
 class Stepper:
     """The network on its device with its optimizer, and the running sums of loss and hits."""
 
-    def __init__(self, spec: RunSpec, network: nn.Module, group: Group) -> None:
-        """Move *network* to the rank's device and wrap it for *group*."""
+    def __init__(
+        self, spec: RunSpec, network: nn.Module, group: Group, capture: Capture | None = None
+    ) -> None:
+        """Move *network* to the rank's device and wrap it for *group*; *capture* may watch it."""
         self.spec = spec
         self.group = group
+        self.capture = capture or Capture(spec, group, Path())
         self.device = group.device
         layout = torch.channels_last if spec.channels_last else torch.contiguous_format
         # torch types `to` for tensors and modules apart; the overload with a format is untyped.
@@ -68,12 +73,15 @@ class Stepper:
         if not self.group.active:
             return network
         gpu = self.device.type == "cuda"
-        return DistributedDataParallel(
+        wrapped = DistributedDataParallel(
             network,
             device_ids=[self.device.index] if gpu else None,
             bucket_cap_mb=self.spec.bucket_cap_mb,
             gradient_as_bucket_view=True,
         )
+        if self.spec.profiler is Profiler.NSYS and not gpu:
+            mark_collectives(wrapped, self.capture)
+        return wrapped
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context that runs the forward pass in the spec's precision."""
@@ -97,30 +105,39 @@ class Stepper:
         only: parameters drift apart). Never waits for the device.
         """
         weight = self.group.place.world / images
-        self.optimizer.zero_grad(set_to_none=True)
-        for number in range(micro_steps):
-            with self._synchronised(on=sync and number == micro_steps - 1):
-                self._micro_step(next(batches), weight)
-        for settings in self.optimizer.param_groups:
-            settings["lr"] = rate
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        with self.capture.mark("step"):
+            self.optimizer.zero_grad(set_to_none=True)
+            for number in range(micro_steps):
+                with self._synchronised(on=sync and number == micro_steps - 1):
+                    self._micro_step(batches, weight)
+            with self.capture.mark("optimizer"):
+                for settings in self.optimizer.param_groups:
+                    settings["lr"] = rate
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
 
     def _synchronised(self, *, on: bool) -> AbstractContextManager[object]:
         if on or not isinstance(self.model, DistributedDataParallel):
             return contextlib.nullcontext()
         return self.model.no_sync()
 
-    def _micro_step(self, batch: Batch, weight: float) -> None:
-        images, labels, numbers = batch
-        labels = labels.to(self.device, non_blocking=True)
-        with self.autocast():
-            logits: Tensor = self.model(self.normalise(images))
-        logits = logits.float()
-        loss = functional.cross_entropy(logits, labels, reduction="sum")
+    def _micro_step(self, batches: Iterator[Batch], weight: float) -> None:
+        mark = self.capture.mark
+        with mark("data"):
+            images, labels, numbers = next(batches)
+        stall(self.spec, Stall.HOST)
         stand_in = not len(numbers)
-        weighted = loss * (0.0 if stand_in else weight)
-        self.scaler.scale(weighted).backward()  # type: ignore[no-untyped-call]
+        with mark("forward"):
+            if self.group.place.rank == self.group.place.world - 1:
+                stall(self.spec, Stall.RANK)
+            labels = labels.to(self.device, non_blocking=True)
+            with self.autocast():
+                logits: Tensor = self.model(self.normalise(images))
+            logits = logits.float()
+            loss = functional.cross_entropy(logits, labels, reduction="sum")
+            weighted = loss * (0.0 if stand_in else weight)
+        with mark("backward"):
+            self.scaler.scale(weighted).backward()  # type: ignore[no-untyped-call]
         if not stand_in:
             self._loss_sum.add_(loss.detach())
             self._hits.add_((logits.detach().argmax(1) == labels).sum())

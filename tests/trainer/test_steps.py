@@ -12,10 +12,10 @@ from trainer import evaluate
 from trainer.contract import Dataset, Precision
 from trainer.data import BatchReader, loader, synthetic
 from trainer.group import Group
-from trainer.loop import segments
 from trainer.model import SmallResNet
 from trainer.place import Place
 from trainer.sampler import MicroSteps, Plan
+from trainer.segments import segments
 from trainer.steps import Stepper, learning_rate
 
 DATA = synthetic((70, 30))

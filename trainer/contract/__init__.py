@@ -24,8 +24,10 @@ from trainer.contract.spec import (
     Device,
     Model,
     Precision,
+    Profiler,
     RunSpec,
     Scaling,
+    Stall,
 )
 
 __all__ = [
@@ -43,10 +45,12 @@ __all__ = [
     "Model",
     "Phase",
     "Precision",
+    "Profiler",
     "Provenance",
     "RunResult",
     "RunSpec",
     "Scaling",
+    "Stall",
     "Status",
     "Window",
     "WindowKind",

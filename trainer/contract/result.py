@@ -50,6 +50,7 @@ class Flag(StrEnum):
     PREEMPTED = "preempted"
     RESUMED = "resumed"
     SHORT = "short"
+    PROFILED = "profiled"
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

@@ -65,6 +65,27 @@ class Control(StrEnum):
     NO_SYNC = "no_sync"
 
 
+class Profiler(StrEnum):
+    """What watches the last steps of every rank; ``nsys`` and ``ncu`` run around the process."""
+
+    NONE = "none"
+    TORCH = "torch"
+    NSYS = "nsys"
+    NCU = "ncu"
+
+
+class Stall(StrEnum):
+    """A known slowness planted in a run, to prove that its analysis finds it."""
+
+    NONE = "none"
+    INPUT = "input"
+    """Every batch is read late."""
+    HOST = "host"
+    """The host idles before each forward pass."""
+    RANK = "rank"
+    """The forward pass of the last rank takes longer."""
+
+
 @dataclass(kw_only=True, slots=True, frozen=True)
 class RunSpec:
     """What to run. Equal specs describe equal work; where it runs is the Site's affair."""
@@ -112,6 +133,10 @@ class RunSpec:
     checkpoint_every: int = doc("Steps between checkpoints; 0 for none", default=0)
     collective_timeout_s: int = doc("Seconds before a lost rank fails the others", default=120)
     deterministic: bool = doc("Ask torch for deterministic kernels", default=True)
+    profiler: Profiler = doc("What captures the last steps of every rank", default=Profiler.NONE)
+    profile_steps: int = doc("Optimizer steps captured, at the end of training", default=12)
+    stall: Stall = doc("Slowness planted on purpose", default=Stall.NONE)
+    stall_ms: float = doc("Milliseconds of the planted stall per step", default=0.0)
 
     def __post_init__(self) -> None:
         """Refuse what cannot run, with the fix in the message."""
@@ -159,6 +184,8 @@ _AT_LEAST = {
     "learning_rate": 0,
     "momentum": 0,
     "weight_decay": 0,
+    "profile_steps": 1,
+    "stall_ms": 0,
     "loss_tolerance": 0,
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -217,5 +244,27 @@ def _check_combinations(spec: RunSpec) -> None:
         fail("controls", [str(c) for c in spec.controls], "names one twice", "Keep one of them")
     if Control.NO_SYNC in spec.controls and not spec.distributed:
         fail("controls", [str(c) for c in spec.controls], "no_sync needs distributed = true")
+    _check_profile(spec)
     if spec.precision is Precision.FP16 and spec.device is Device.CPU:
         fail("precision", "fp16", "needs a GPU", "On a CPU choose fp32 or bf16")
+
+
+def _check_profile(spec: RunSpec) -> None:
+    if spec.profiler is Profiler.NCU and spec.ranks > 1:
+        fail(
+            "profiler",
+            "ncu",
+            f"replays each kernel, and with ranks = {spec.ranks} a replayed collective would wait "
+            "for ever",
+            "Choose ranks = 1, or nsys",
+        )
+    if spec.profiler is Profiler.NCU and spec.device is Device.CPU:
+        fail("profiler", "ncu", "counts on GPUs", "On a CPU choose nsys or torch")
+    if bool(spec.stall_ms) != (spec.stall is not Stall.NONE):
+        fail(
+            "stall, stall_ms",
+            (spec.stall.value, spec.stall_ms),
+            "belong together: a kind and its milliseconds, or neither",
+        )
+    if spec.stall is Stall.RANK and spec.ranks == 1:
+        fail("stall", "rank", "slows one rank against others", "Choose ranks = 2 or more")
