@@ -15,6 +15,7 @@ pytest_plugins: list[str] = [
     "tests.fixtures.results",
     "tests.fixtures.disks",
     "tests.fixtures.s3",
+    "tests.fixtures.moto",  # imports the one before it
     "tests.fixtures.slurm_cluster",
     "tests.fixtures.sshd",
 ]

@@ -11,13 +11,11 @@ import platform
 import shutil
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -261,28 +259,15 @@ def _results(settings: Settings, _site: Site) -> Finding:
 
 
 def _clock(settings: Settings, _site: Site) -> Finding:
-    """Compare with the object store, whose signatures need clocks that agree."""
-    scheme = "https" if settings.s3_secure else "http"
-    request = urllib.request.Request(f"{scheme}://{settings.s3_endpoint}/", method="HEAD")  # noqa: S310
-    try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE_S) as answer:  # noqa: S310
-            said = answer.headers.get("Date")
-    except urllib.error.HTTPError as refused:
-        said = refused.headers.get("Date")
-    if not said:
-        return Finding(
-            verdict=Verdict.SKIPPED,
-            measured="the object store names no time",
-            requirement="at most 60 s apart",
-        )
-    apart = abs((datetime.now(UTC) - parsedate_to_datetime(said)).total_seconds())
-    near = apart <= 60  # noqa: PLR2004 - named in the requirement
-    return Finding(
-        verdict=Verdict.PASSED if near else Verdict.FAILED,
-        measured=f"{apart:.0f} s from the object store's clock",
-        requirement="at most 60 s apart",
-        fix="" if near else "set the clock: timedatectl set-ntp true",
-    )
+    from trainyard.environment_storage import clock
+
+    return clock(settings, _PATIENCE_S)
+
+
+def _lifecycle(settings: Settings, _site: Site) -> Finding:
+    from trainyard.environment_storage import lifecycle
+
+    return lifecycle(settings)
 
 
 _OF_THIS_HOST = frozenset({"cores", "memory", "gpus"})
@@ -294,6 +279,7 @@ CHECKS: Checks = {
     "disk": _disk,
     "gpus": _gpus,
     "object store": _object_store,
+    "lifecycle": _lifecycle,
     "tracking": _tracking,
     "results database": _results,
     "clock": _clock,

@@ -48,6 +48,18 @@ class Settings:
     """Folder for interrupted downloads, kept so that they can resume."""
     datasets_file: str = ""
     """TOML file of mirrors and further data sets (docs/datasets.md); empty: those built in."""
+    keep_checkpoints_days: int = 14
+    """Days after which streamed checkpoints expire in the object store (docs/storage.md)."""
+    keep_profiles_days: int = 90
+    """Days after which raw profiles expire there."""
+    keep_logs_days: int = 90
+    """Days after which the output of runs expires there."""
+    keep_prepared_days: int = 90
+    """Days after which prepared arrays expire there; they are made again from their archive."""
+    s3_warm_tier: str = ""
+    """Remote tier of the store to which old data sets, runs and reports move; empty: none."""
+    warm_after_days: int = 30
+    """Days after which they move."""
 
 
 def load_settings(path: Path | None = None) -> Settings:

@@ -10,7 +10,7 @@ import pytest
 from tests.fakes import trainers
 from tests.fakes.runs import site
 from tests.fixtures.settings import make_settings
-from trainyard import environment
+from trainyard import environment, environment_storage
 from trainyard.environment import CHECKS, verify
 from trainyard.environment_table import table
 from trainyard.store import Verdict, migrate, open_store
@@ -135,6 +135,23 @@ class TestServices:
         assert found("object store", there, site(tmp_path)).verdict is Verdict.PASSED
         assert found("clock", there, site(tmp_path)).verdict is Verdict.PASSED
 
+    def test_lifecycle_rules(self, settings, tmp_path, s3_server, lifecycle_server):
+        from trainyard.lifecycle import ensure_lifecycle
+        from trainyard.objectstore import ObjectStore
+
+        without = replace(settings, **s3_server.settings())
+        ObjectStore(without).ensure_bucket()
+        answer = found("lifecycle", without, site(tmp_path))
+        assert answer.verdict is Verdict.SKIPPED
+        assert "nothing expires by itself" in answer.measured
+        with_rules = replace(settings, **lifecycle_server.settings())
+        ObjectStore(with_rules).ensure_bucket()
+        answer = found("lifecycle", with_rules, site(tmp_path))
+        assert answer.verdict is Verdict.WARNING
+        assert "trainyard.lifecycle apply" in answer.fix
+        ensure_lifecycle(with_rules)
+        assert found("lifecycle", with_rules, site(tmp_path)).verdict is Verdict.PASSED
+
     def test_wrong_credentials(self, settings, tmp_path, s3_server):
         there = replace(settings, **(s3_server.settings() | {"s3_secret_key": "wrong"}))
         answer = found("object store", there, site(tmp_path))
@@ -146,7 +163,9 @@ class TestServices:
         from datetime import UTC, datetime
 
         monkeypatch.setattr(
-            environment, "parsedate_to_datetime", lambda text: datetime(2020, 1, 1, tzinfo=UTC)
+            environment_storage,
+            "parsedate_to_datetime",
+            lambda text: datetime(2020, 1, 1, tzinfo=UTC),
         )
         answer = found("clock", there, site(tmp_path))
         assert answer.verdict is Verdict.FAILED
