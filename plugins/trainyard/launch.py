@@ -134,7 +134,10 @@ def trainer_arguments(spec: RunSpec, site: Site, paths: RunPaths) -> tuple[str, 
     """Return the part of the command that every launcher shares."""
     data = f"{site.data_dir}/{spec.dataset_digest}" if spec.dataset_digest else ""
     base = ("-m", "trainer", str(paths.spec), str(paths.run_dir))
-    return (*base, "--data", data) if data else base
+    if not data:
+        return base
+    cache = ("--cache", site.cache_dir, "--cache-limit", site.cache_limit)
+    return (*base, "--data", data, *(cache if site.cache_dir else ()))
 
 
 _BACKSTOP_S = 120

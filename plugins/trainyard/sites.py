@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from trainer.cache import Limit
 from trainyard.apptainer.site import ApptainerSite, check_folder, parse_apptainer
 from trainyard.docker.site import DockerSite, parse_docker
 from trainyard.errors import ConfigurationError
@@ -42,6 +43,10 @@ class Site:
     """Folder of all run folders; on a shared file system when worker and run are on two hosts."""
     data_dir: str
     """Folder of prepared data sets, one per digest."""
+    cache_dir: str = ""
+    """Folder of a cache of prepared data on each node's disk; empty: none (docs/storage.md)."""
+    cache_limit: str = "50%"
+    """Most that the cache holds: bytes, a size (200 GB), or a share of its disk."""
     cores: int
     """Logical cores a run may use on one node."""
     gpus_per_node: int = 0
@@ -74,12 +79,7 @@ class Site:
             raise ConfigurationError(
                 f"site {self.name!r}: gpus_per_node = {self.gpus_per_node} must be 0 or more"
             )
-        for name in ("runs_dir", "data_dir"):
-            if not Path(getattr(self, name)).is_absolute():
-                raise ConfigurationError(
-                    f"site {self.name!r}: {name} = {getattr(self, name)!r} must be an absolute "
-                    "path, since the run starts in another folder"
-                )
+        self._check_places()
         for kind, part in ((Launcher.SLURM, self.slurm), (Launcher.DOCKER, self.docker)):
             if (self.launcher is kind) != (part is not None):
                 raise ConfigurationError(
@@ -89,6 +89,20 @@ class Site:
                 )
         if self.apptainer is not None:
             self._check_apptainer(self.apptainer)
+
+    def _check_places(self) -> None:
+        for name in ("runs_dir", "data_dir", "cache_dir"):
+            if name == "cache_dir" and not self.cache_dir:
+                continue
+            if not Path(getattr(self, name)).is_absolute():
+                raise ConfigurationError(
+                    f"site {self.name!r}: {name} = {getattr(self, name)!r} must be an absolute "
+                    "path, since the run starts in another folder"
+                )
+        try:
+            Limit.parse(self.cache_limit)
+        except ValueError as error:
+            raise ConfigurationError(f"site {self.name!r}: cache_limit: {error}") from error
 
     def _check_apptainer(self, container: ApptainerSite) -> None:
         if self.launcher not in {Launcher.PROCESS, Launcher.SLURM}:

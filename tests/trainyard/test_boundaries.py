@@ -84,13 +84,24 @@ def test_the_records_need_only_the_standard_library():
     assert not broken, told(broken)
 
 
-def test_trainyard_knows_the_trainer_by_its_records_only():
+def test_trainyard_knows_the_trainer_by_its_records_and_cache_only():
+    """The cache: processes of both sides must follow one protocol of locks (decision 0013)."""
     broken = [
         item
         for item in of("plugins/trainyard", "dags")
         if is_in(item.module, "trainer")
         and item.module != "trainer"
-        and not is_in(item.module, "trainer.contract")
+        and not is_in(item.module, "trainer.contract", "trainer.cache")
+    ]
+    assert not broken, told(broken)
+
+
+def test_the_cache_needs_the_standard_library_only():
+    allowed = {*sys.stdlib_module_names, "trainer"}
+    broken = [
+        item
+        for item in of("trainer/cache", "trainer/stage.py", "trainer/files.py")
+        if item.module.split(".")[0] not in allowed
     ]
     assert not broken, told(broken)
 

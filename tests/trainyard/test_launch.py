@@ -34,6 +34,8 @@ FULL = replace(
     environment=(("HTTP_PROXY", "http://proxy:3128"), ("NCCL_DEBUG", "WARN")),
     largest_ranks=8,
     run_timeout_s=60,
+    cache_dir="/scratch/trainyard",
+    cache_limit="200 GB",
 )
 DIGITS = replace(
     SPEC, name="digits-n1", dataset=Dataset.DIGITS, dataset_digest="0123456789abcdef" * 4
@@ -64,7 +66,13 @@ def test_golden(name, spec, site):
 
 
 def test_the_full_site_has_every_optional_field_on_and_the_minimal_one_off():
-    others = {"launcher", "run_timeout_s", "slurm", "docker", "apptainer"}  # of other launchers, or always given
+    others = {
+        "launcher",
+        "run_timeout_s",
+        "slurm",
+        "docker",
+        "apptainer",
+    }  # of other launchers, or always given
     optional = [f.name for f in fields(Site) if f.name not in others]
     for name in optional:
         assert getattr(FULL, name), name

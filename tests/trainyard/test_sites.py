@@ -101,3 +101,11 @@ class TestSettings:
         settings = make_settings(tmp_path, s3_secret_key="hunter22")
         assert settings.s3_secret_key == "hunter22"
         assert "hunter22" not in repr(settings)
+
+
+def test_a_cache_is_named_by_an_absolute_folder_and_a_limit(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"cache_dir = 'scratch' must be an absolute path"):
+        site(tmp_path, cache_dir="scratch")
+    with pytest.raises(ConfigurationError, match=r"cache_limit: cache limit 'all of it'"):
+        site(tmp_path, cache_dir="/scratch", cache_limit="all of it")
+    assert site(tmp_path, cache_dir="/scratch", cache_limit="20%").cache_limit == "20%"

@@ -118,7 +118,7 @@ def _gpu_option(spec: RunSpec, site: Site, container: ApptainerSite) -> tuple[st
 
 def _binds(spec: RunSpec, site: Site, container: ApptainerSite) -> tuple[str, ...]:
     # A folder that does not exist ends the start: without data, none is named.
-    data = (site.data_dir,) if spec.dataset_digest else ()
+    data = (site.data_dir, site.cache_dir) if spec.dataset_digest else ()
     own = (container.scratch, container.mpi_dir)
     wanted = dict.fromkeys((site.runs_dir, *data, *own, *container.binds))
     return tuple(word for bind in wanted if bind for word in ("--bind", bind))

@@ -199,6 +199,8 @@ def mounts(spec: RunSpec, site: Site, paths: RunPaths) -> tuple[Mount, ...]:
     wanted = [Mount(source=str(paths.run_dir), target=str(paths.run_dir))]
     if spec.dataset_digest:
         wanted.append(Mount(source=site.data_dir, target=site.data_dir, read_only=True))
+        if site.cache_dir:
+            wanted.append(Mount(source=site.cache_dir, target=site.cache_dir))
     given = docker.all_mounts
     needed = [one for one in wanted if not any(mount.covers(one.target) for mount in given)]
     return (*needed, *given)
