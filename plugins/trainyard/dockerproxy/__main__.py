@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -40,7 +41,8 @@ def answers(policy: Policy) -> bool:
     from http.client import HTTPConnection, HTTPException
 
     host, port = policy.address()
-    connection = HTTPConnection("127.0.0.1" if host in {"0.0.0.0", "::"} else host, port, timeout=4)
+    everywhere = {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+    connection = HTTPConnection("127.0.0.1" if host in everywhere else host, port, timeout=4)
     try:
         connection.request("GET", "/_ping")
         return connection.getresponse().status == HTTPStatus.OK
@@ -57,6 +59,7 @@ def serve(policy: Policy) -> None:
     from trainyard.dockerproxy.server import Proxy
 
     proxy = Proxy(policy)
+    logging.basicConfig(handlers=[proxy.audit.handler()], force=True)
     host, port = policy.address()
 
     def ready(_: str) -> None:

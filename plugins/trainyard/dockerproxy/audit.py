@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -28,6 +29,19 @@ class Entry:
         """Record a refusal."""
         self.decision = "refused"
         self.details |= details
+
+
+class _LineHandler(logging.Handler):
+    def __init__(self, audit: Audit) -> None:
+        super().__init__(logging.WARNING)
+        self._audit = audit
+
+    def emit(self, record: logging.LogRecord) -> None:
+        reason = record.exc_info[1] if record.exc_info else None
+        details = {"error": f"{type(reason).__name__}: {reason}"[:300]} if reason else {}
+        text = record.getMessage()[:300]
+        self._audit.line("library", record.levelname.lower(), source=record.name, text=text,
+                         **details)  # fmt: skip
 
 
 class Audit:
@@ -64,6 +78,10 @@ class Audit:
             **values,
         }
         print(json.dumps(record), file=self._stream or sys.stdout, flush=True)
+
+    def handler(self) -> logging.Handler:
+        """Return a handler that writes what libraries log, such as unreadable requests."""
+        return _LineHandler(self)
 
     def metrics(self) -> str:
         """Return the counters in Prometheus' text format."""

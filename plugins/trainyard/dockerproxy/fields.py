@@ -10,8 +10,8 @@ from trainyard.dockerproxy.policy import Policy
 from trainyard.dockerproxy.refusal import RefusedError
 
 Check = Callable[[str, Any, Policy], Any]
-"""``check(field, value, policy)``: the value to send on; the value is never None."""
-SECRET_ENV = ("LD_PRELOAD", "LD_AUDIT")
+"""``check(field, value, policy)``: the value to send on, None for none; it is given none."""
+_CODE_ENV = ("LD_PRELOAD", "LD_AUDIT")
 _GPU_ENV = "NVIDIA_"
 _EMPTY: tuple[Any, ...] = (None, "", 0, False, [], {})
 
@@ -34,19 +34,20 @@ def checked(where: str, given: Any, known: Mapping[str, Check], policy: Policy) 
         if value is None:
             continue
         if name in known:
-            found[name] = known[name](field, value, policy)
+            understood = known[name](field, value, policy)
+            if understood is not None:
+                found[name] = understood
         elif not is_unset(value):
             raise RefusedError(field, value, "is not among the fields that this proxy permits")
     return found
 
 
 def never(why: str) -> Check:
-    """Return a check that refuses every value but an empty one, which is left as it is."""
+    """Return a check that refuses every value but an empty one, which is left out."""
 
-    def check(field: str, value: Any, _: Policy) -> Any:
+    def check(field: str, value: Any, _: Policy) -> None:
         if not is_unset(value):
             raise RefusedError(field, value, why)
-        return value
 
     return check
 
@@ -116,7 +117,7 @@ def environment(field: str, value: Any, policy: Policy) -> list[str]:
     found = texts(field, value, policy)
     for item in found:
         name = item.partition("=")[0]
-        if name in SECRET_ENV:
+        if name in _CODE_ENV:
             raise RefusedError(
                 f"{field} {name}", None, "loads code into every program, the GPU hook's on the "
                 "host among them; set it inside the container",
@@ -137,11 +138,11 @@ def labels(field: str, value: Any, policy: Policy) -> dict[str, str]:
 
 def user(field: str, value: Any, _: Policy) -> str:
     """Permit users by number, except root: a name is whatever the image makes of it."""
-    if value and (not isinstance(value, str) or not _USER.fullmatch(value)):
+    if not isinstance(value, str) or (value and not _USER.fullmatch(value)):
         raise RefusedError(
             field, value, "must be uid or uid:gid in digits and not root, such as 10001:10001"
         )
-    return str(value)
+    return value
 
 
 _USER = re.compile(r"[1-9][0-9]{0,9}(:[1-9][0-9]{0,9})?")

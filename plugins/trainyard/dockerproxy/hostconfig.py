@@ -30,7 +30,7 @@ _NO_NEW = ("no-new-privileges", "no-new-privileges:true", "no-new-privileges=tru
 
 def network(field: str, value: Any, policy: Policy) -> str:
     """Return the network *value* if containers may join it; empty means ``bridge``."""
-    name = "bridge" if value in {"", "default"} else value
+    name = "bridge" if value in ("", "default") else value
     shared = isinstance(name, str) and (name == "host" or name.startswith("container:"))
     if not isinstance(name, str) or shared or not matches_any(policy.networks, name):
         rule = f"may not be joined; allowed networks: {', '.join(policy.networks)}"

@@ -76,6 +76,10 @@ class Proxy:
         except asyncio.CancelledError:
             entry.details["ended_by"] = "client"
             raise
+        except Exception as error:
+            entry.decision = "failed"
+            entry.details["error"] = type(error).__name__
+            raise
         else:
             return answer
         finally:

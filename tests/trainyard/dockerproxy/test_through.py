@@ -1,0 +1,175 @@
+"""What the proxy lets through, on a real engine: the SDK, Airflow's hook and its DockerOperator."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from http.client import HTTPConnection
+
+import docker
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def run(client, proxy):
+    """Start a container through the proxy; it is removed afterwards."""
+    made = []
+
+    def start(script, **options):
+        options = {"network_mode": "none", **options}
+        made.append(
+            client.containers.run(proxy.image, ["sh", "-c", script], detach=True, **options)
+        )
+        return made[-1]
+
+    yield start
+    for container in made:
+        container.remove(force=True, v=True)
+
+
+def test_a_container_lives_its_whole_life_through_the_proxy(run, client, engine, proxy):
+    container = run("id -u; cat /proc/self/status | grep -E 'CapEff|NoNewPrivs'; exit 3",
+                    labels={"trainyard.run_id": "run-7"})  # fmt: skip
+    assert container.wait()["StatusCode"] == 3
+    text = container.logs().decode()
+    assert text.splitlines()[0] == "10001"
+    assert dict(line.split() for line in text.splitlines()[1:]) == {
+        "CapEff:": "0" * 16,
+        "NoNewPrivs:": "1",
+    }
+    assert container.id in {found.id for found in client.containers.list(all=True)}
+    seen = engine.api.inspect_container(container.id)
+    assert seen["HostConfig"]["Memory"] == 2**28
+    assert seen["HostConfig"]["PidsLimit"] == 64
+    assert seen["Config"]["Labels"]["trainyard.managed"] == "true"
+    assert seen["Config"]["Labels"]["trainyard.run_id"] == "run-7"
+    container.remove()
+    with pytest.raises(docker.errors.NotFound):
+        client.containers.get(container.id)
+    removed = proxy.lines()[-2]
+    assert (removed["operation"], removed["decision"]) == ("remove", "allowed")
+    assert removed["run_id"] == "run-7"
+
+
+def test_a_log_is_followed_line_by_line(run):
+    container = run("for i in 1 2 3; do echo $i; sleep 0.7; done")
+    times = [time.monotonic() for _ in container.logs(stream=True, follow=True)]
+    assert len(times) == 3
+    assert times[-1] - times[0] > 1.0, "the lines came together at the end"
+
+
+def test_stats_and_top_show_a_running_container(run):
+    container = run("sleep 60")
+    assert "sleep 60" in str(container.top())
+    first = next(container.stats(decode=True))
+    assert first["memory_stats"]["limit"] == 2**28
+
+
+def test_a_container_is_killed_and_stopped(run):
+    container = run("sleep 60")
+    container.kill(signal="SIGKILL")
+    assert container.wait()["StatusCode"] == 137
+    other = run("trap 'exit 5' TERM; while :; do sleep 0.1; done")
+    time.sleep(0.5)
+    other.stop(timeout=10)
+    assert other.wait()["StatusCode"] == 5
+
+
+def test_a_volume_and_the_network_are_shared_by_containers(run, proxy):
+    volumes = {proxy.volume: {"bind": "/tmp/shared", "mode": "rw"}}
+    host = {"network_mode": None, "network": proxy.network}
+    first = run("sleep 30", name=f"{proxy.network}-0", **host)
+    second = run(f"getent hosts {proxy.network}-0; ls /tmp/shared", volumes=volumes, **host)
+    assert second.wait()["StatusCode"] == 0
+    assert second.logs().decode().split()[1] == first.name
+
+
+def test_waiting_ends_when_the_client_goes_away(run, engine, proxy):
+    container = run("sleep 60")
+    connection = HTTPConnection(proxy.host, proxy.port, timeout=20)
+    connection.request("POST", f"/v1.41/containers/{container.id}/wait")
+    time.sleep(0.5)
+    connection.close()
+    deadline = time.monotonic() + 5
+    while not [line for line in proxy.lines() if line.get("ended_by") == "client"]:
+        assert time.monotonic() < deadline, "the proxy still waits"
+        time.sleep(0.05)
+    line = [line for line in proxy.lines() if line.get("ended_by") == "client"][-1]
+    assert line["operation"] == "wait"
+    container.reload()
+    assert container.status == "running"
+
+
+def test_many_wait_at_once(run, client):
+    container = run("sleep 2")
+    codes = []
+    threads = [
+        threading.Thread(target=lambda: codes.append(container.wait()["StatusCode"]))
+        for _ in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    assert client.ping()
+    for thread in threads:
+        thread.join(30)
+    assert codes == [0] * 20
+
+
+def test_airflows_docker_operator_runs_through_the_proxy(proxy, engine):
+    from airflow.providers.docker.hooks.docker import DockerHook
+    from airflow.providers.docker.operators.docker import DockerOperator
+    from docker.types import Mount
+
+    assert DockerHook(docker_conn_id=None, base_url=proxy.url).api_client.ping()
+    operator = DockerOperator(
+        task_id="operator", image=proxy.image, docker_url=proxy.url, network_mode=proxy.network,
+        command=["sh", "-c", "echo working; echo done > /tmp/x; cat /tmp/x"], auto_remove="force",
+        mount_tmp_dir=False, mounts=[Mount(source=proxy.volume, target="/r", type="volume")],
+        shm_size=2**20, labels={"trainyard.run_id": "operator"},
+    )  # fmt: skip
+    assert operator.execute({}) == "done"
+    operations = [line["operation"] for line in proxy.lines() if line.get("run_id") == "operator"]
+    assert set(operations) == {"create", "inspect", "attach", "start", "wait", "remove"}
+    assert not engine.containers.list(all=True, filters={"label": "trainyard.run_id=operator"})
+
+
+def test_the_operators_refusal_names_what_to_change(proxy):
+    from airflow.providers.docker.operators.docker import DockerOperator
+
+    operator = DockerOperator(
+        task_id="operator",
+        image=proxy.image,
+        docker_url=proxy.url,
+        mount_tmp_dir=False,
+        command="true",
+    )
+    with pytest.raises(docker.errors.APIError, match=r"NetworkMode.*allowed networks: none"):
+        operator.execute({})
+
+
+def test_the_engine_being_away_is_said_in_words(tmp_path, proxy):
+    import asyncio
+    import io
+
+    from aiohttp.test_utils import TestClient, TestServer
+
+    from trainyard.dockerproxy.audit import Audit
+    from trainyard.dockerproxy.policy import Policy
+    from trainyard.dockerproxy.server import Proxy
+
+    lines = io.StringIO()
+    policy = Policy(images=("a",), networks=("none",), socket=str(tmp_path / "none.sock"))
+
+    async def ask():
+        made = Proxy(policy, Audit(lines))
+        async with TestClient(TestServer(made.application())) as caller:
+            answers = [await caller.get(path) for path in ("/_ping", "/containers/x/json")]
+            return [(answer.status, (await answer.json())["message"]) for answer in answers]
+
+    for status, message in asyncio.run(ask()):
+        assert status == 502
+        assert "none.sock does not answer" in message
+    assert {json.loads(line)["decision"] for line in lines.getvalue().splitlines()} == {"failed"}
