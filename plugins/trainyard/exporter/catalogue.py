@@ -65,6 +65,16 @@ _LIVE = (
     _run("flag", "1 for each reason why its number must not be compared.", "flag"),
     Metric(name="trainyard_runs_active", labels=("site",), help="Runs that go on."),
     Metric(
+        name="trainyard_runs_waiting",
+        labels=("site",),
+        help="Those of them that said nothing yet: in a queue, or just starting.",
+    ),
+    Metric(
+        name="trainyard_runs_longest_wait_seconds",
+        labels=("site",),
+        help="How long the one among them that waits longest has waited; 0 when none waits.",
+    ),
+    Metric(
         name="trainyard_runs_unlabelled",
         help="Runs without series of their own: there are more than the exporter's --max-runs.",
     ),

@@ -134,12 +134,7 @@ class LiveRuns:
             self._over.setdefault(path, path.stat().st_mtime_ns)
 
     def _show(self, sheet: Sheet) -> None:
-        active = {site.name: 0 for sites in self._roots.values() for site in sites}
-        for run in self._runs.values():
-            if run.ended_at is None:
-                active[run.site] = active.get(run.site, 0) + 1
-        for name, count in active.items():
-            sheet.put("trainyard_runs_active", count, name)
+        self._count(sheet)
         order = sorted(
             self._runs.values(), key=lambda run: (run.ended_at is None, run.active_at), reverse=True
         )
@@ -148,6 +143,19 @@ class LiveRuns:
         sheet.put("trainyard_runs_unlabelled", max(0, len(order) - self._limits.most))
         skipped = self._skipped + sum(run.progress.skipped for run in self._runs.values())
         sheet.put("trainyard_run_lines_skipped_total", skipped)
+
+    def _count(self, sheet: Sheet) -> None:
+        active: dict[str, list[LiveRun]] = {
+            site.name: [] for sites in self._roots.values() for site in sites
+        }
+        for run in self._runs.values():
+            if run.ended_at is None:
+                active.setdefault(run.site, []).append(run)
+        for name, runs in active.items():
+            waits = [self._clock() - run.started_at for run in runs if run.progress.seen_at is None]
+            sheet.put("trainyard_runs_active", len(runs), name)
+            sheet.put("trainyard_runs_waiting", len(waits), name)
+            sheet.put("trainyard_runs_longest_wait_seconds", max([0.0, *waits]), name)
 
 
 def _folders(root: Path) -> Iterator[tuple[Path, int]]:
