@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from contextlib import suppress
 from http.client import HTTPConnection
 
 import docker
@@ -27,7 +28,8 @@ def run(client, proxy):
 
     yield start
     for container in made:
-        container.remove(force=True, v=True)
+        with suppress(docker.errors.NotFound):
+            container.remove(force=True, v=True)
 
 
 def test_a_container_lives_its_whole_life_through_the_proxy(run, client, engine, proxy):
@@ -64,8 +66,7 @@ def test_a_log_is_followed_line_by_line(run):
 def test_stats_and_top_show_a_running_container(run):
     container = run("sleep 60")
     assert "sleep 60" in str(container.top())
-    first = next(container.stats(decode=True))
-    assert first["memory_stats"]["limit"] == 2**28
+    assert container.stats(stream=False)["memory_stats"]["limit"] == 2**28
 
 
 def test_a_container_is_killed_and_stopped(run):
@@ -87,18 +88,29 @@ def test_a_volume_and_the_network_are_shared_by_containers(run, proxy):
     assert second.logs().decode().split()[1] == first.name
 
 
-def test_waiting_ends_when_the_client_goes_away(run, engine, proxy):
+@pytest.mark.parametrize(
+    ("operation", "method", "query"),
+    [("wait", "POST", ""), ("stats", "GET", "?stream=1"), ("logs", "GET", "?stdout=1&follow=1")],
+)
+def test_the_engine_is_let_go_when_the_client_goes_away(run, proxy, operation, method, query):
     container = run("sleep 60")
     connection = HTTPConnection(proxy.host, proxy.port, timeout=20)
-    connection.request("POST", f"/v1.41/containers/{container.id}/wait")
+    connection.request(method, f"/v1.41/containers/{container.id}/{operation}{query}")
     time.sleep(0.5)
     connection.close()
+
+    def ended():
+        return [
+            line
+            for line in proxy.lines()
+            if line.get("ended_by") == "client" and line["container"] == container.id[:12]
+        ]
+
     deadline = time.monotonic() + 5
-    while not [line for line in proxy.lines() if line.get("ended_by") == "client"]:
-        assert time.monotonic() < deadline, "the proxy still waits"
+    while not ended():
+        assert time.monotonic() < deadline, "the proxy still holds the engine"
         time.sleep(0.05)
-    line = [line for line in proxy.lines() if line.get("ended_by") == "client"][-1]
-    assert line["operation"] == "wait"
+    assert ended()[0]["operation"] == operation
     container.reload()
     assert container.status == "running"
 
