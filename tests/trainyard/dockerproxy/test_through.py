@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from http.client import HTTPConnection
 
 import docker
@@ -135,14 +135,17 @@ def test_airflows_docker_operator_runs_through_the_proxy(proxy, engine):
     from airflow.providers.docker.operators.docker import DockerOperator
     from docker.types import Mount
 
-    assert DockerHook(docker_conn_id=None, base_url=proxy.url).api_client.ping()
+    hook = DockerHook(docker_conn_id=None, base_url=proxy.url)
+    assert hook.api_client.ping()
+    hook.api_client.close()
     operator = DockerOperator(
         task_id="operator", image=proxy.image, docker_url=proxy.url, network_mode=proxy.network,
         command=["sh", "-c", "echo working; echo done > /tmp/x; cat /tmp/x"], auto_remove="force",
         mount_tmp_dir=False, mounts=[Mount(source=proxy.volume, target="/r", type="volume")],
         shm_size=2**20, labels={"trainyard.run_id": "operator"},
     )  # fmt: skip
-    assert operator.execute({}) == "done"
+    with closing(operator.hook.api_client):
+        assert operator.execute({}) == "done"
     operations = [line["operation"] for line in proxy.lines() if line.get("run_id") == "operator"]
     assert set(operations) == {"create", "inspect", "attach", "start", "wait", "remove"}
     assert not engine.containers.list(all=True, filters={"label": "trainyard.run_id=operator"})
@@ -158,7 +161,8 @@ def test_the_operators_refusal_names_what_to_change(proxy):
         mount_tmp_dir=False,
         command="true",
     )
-    with pytest.raises(docker.errors.APIError, match=r"NetworkMode.*allowed networks: none"):
+    wanted = r"NetworkMode.*allowed networks: none"
+    with closing(operator.hook.api_client), pytest.raises(docker.errors.APIError, match=wanted):
         operator.execute({})
 
 
