@@ -19,7 +19,12 @@ LOCKS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "airflow-test": (("airflow", "test"), "airflow"),
     "trainer-test": (("trainer", "test-trainer"), "trainer"),
     "lint": (("lint",), None),
+    # Locks of container images alone.
+    "mlflow": (("mlflow",), "airflow"),
+    "trainer-on-torch": (("trainer-on-torch",), "trainer"),
+    "wheel": (("wheel",), "trainer"),
     "hta": (("hta",), None),
+    "docker-proxy": (("docker-proxy",), "airflow"),
 }
 
 

@@ -22,14 +22,21 @@ def now() -> str:
     return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
 
 
+_BAKED = "TRAINYARD_COMMIT"
+_DIRTY = "-dirty"
+
+
 class Git:
     """The state of the repository the trainer lies in, asked for in the background.
 
-    Started before torch is imported and read at the end, so that it costs the run no time.
+    Started before torch is imported and read at the end, so that it costs the run no time. In an
+    image there is no repository: its build wrote the commit into ``TRAINYARD_COMMIT``, with
+    ``-dirty`` behind it when there were uncommitted changes.
     """
 
     def __init__(self, repository: Path = _REPOSITORY) -> None:
         """Ask git, unless the trainer was installed without its repository."""
+        self._baked = "" if (repository / ".git").exists() else os.environ.get(_BAKED, "")
         self._questions = [
             self._ask(repository, "rev-parse", "HEAD"),
             self._ask(repository, "status", "--porcelain", "--untracked-files=no"),
@@ -52,6 +59,8 @@ class Git:
 
     def answers(self) -> tuple[str, bool]:
         """Return (commit, uncommitted changes present); ("", False) when unknown."""
+        if self._answers is None and self._baked:
+            self._answers = (self._baked.removesuffix(_DIRTY), self._baked.endswith(_DIRTY))
         if self._answers is None:
             commit, changes = (self._answer(question) for question in self._questions)
             self._answers = ((commit or "").strip(), bool((changes or "").strip()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,10 @@ from pathlib import Path
 from trainyard.errors import ConfigurationError
 from trainyard.store.sqltext import parameters
 
-SQL_DIR = Path(__file__).resolve().parents[3] / "sql"
+_BESIDE_PLUGINS = Path(__file__).resolve().parents[3] / "sql"
+_IN_ENVIRONMENT = Path(sys.prefix) / "share" / "trainyard" / "sql"
+SQL_DIR = _BESIDE_PLUGINS if _BESIDE_PLUGINS.is_dir() else _IN_ENVIRONMENT
+"""Migrations and queries: of this checkout or image, else where the wheel puts them."""
 _MIGRATION = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _COLUMN = re.compile(r"^\s+(\w+) (TEXT|BIGINT|DOUBLE PRECISION|BOOLEAN)\b", re.MULTILINE)
 
