@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
-import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from trainer.cache import Cache, CacheError, Lease, Limit, copy_verified
+from trainer.cache import (
+    DESCRIPTION,
+    Cache,
+    CacheError,
+    DamagedError,
+    DatasetEntry,
+    Lease,
+    Limit,
+    copy_verified,
+)
 from trainer.failures import DataError
 
-DESCRIPTION = "dataset.json"
 DEFAULT_LIMIT = "50%"
 
 
@@ -31,9 +37,18 @@ def stage(data: Path, cache: Cache) -> Lease:
     ``DataError`` when *data* is no prepared data set, ``CacheError`` and ``OSError`` when the
     cache cannot take it.
     """
-    key, digests, size_bytes = _described(data)
-    fill = partial(copy_verified, data, digests=digests)
-    return cache.acquire(key, fill, size_bytes=size_bytes, source=str(data))
+    path = data / DESCRIPTION
+    try:
+        entry = DatasetEntry.read(path.read_bytes(), str(path))
+    except OSError as error:
+        raise DataError(
+            f"{path}: {error.strerror}. Prepare it again: the fetch_dataset DAG, or `prepare` of "
+            "trainyard.datasets"
+        ) from error
+    except DamagedError as error:
+        raise DataError(str(error)) from error
+    fill = partial(copy_verified, data, digests=entry.digests)
+    return cache.acquire(entry.key, fill, size_bytes=entry.size_bytes, source=str(data))
 
 
 @contextlib.contextmanager
@@ -55,23 +70,6 @@ def local_copy(data: Path | None, cache: Path | None, limit: str) -> Iterator[Pa
         return
     with lease:
         yield lease.folder
-
-
-def _described(data: Path) -> tuple[str, Mapping[str, str], int]:
-    path = data / DESCRIPTION
-    again = "Prepare it again: the fetch_dataset DAG, or `prepare` of trainyard.datasets"
-    try:
-        text = path.read_bytes()
-        found = json.loads(text)
-        digests = {str(name): str(fact["sha256"]) for name, fact in found["files"].items()}
-        size_bytes = sum(int(fact["size_bytes"]) for fact in found["files"].values()) + len(text)
-        archive = str(found["digest"])
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}. {again}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a description of a data set ({error!r}). {again}") from error
-    digest = hashlib.sha256(text).hexdigest()
-    return f"{archive}.{digest[:16]}", {**digests, DESCRIPTION: digest}, size_bytes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

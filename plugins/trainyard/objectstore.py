@@ -222,12 +222,18 @@ class ObjectStore:
         text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False).encode()
         self.put_stream(key, io.BytesIO(text), len(text), content_type="application/json")
 
-    def get_json(self, key: str) -> Any:
-        """Return the JSON document under *key*, or None when there is none."""
+    def get_bytes(self, key: str) -> bytes | None:
+        """Return the whole of a small object, or None when there is none."""
         try:
-            return json.loads(self._read(key))
+            return self._read(key)
         except s3client.ObjectMissingError:
             return None
+
+    def get_json(self, key: str) -> Any:
+        """Return the JSON document under *key*, or None when there is none."""
+        text = self.get_bytes(key)
+        try:
+            return None if text is None else json.loads(text)
         except ValueError as error:
             raise UnavailableError(
                 f"object {self.uri(key)}: not a JSON document ({error}). "

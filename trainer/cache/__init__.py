@@ -16,16 +16,19 @@ folder itself; the cache is not in the read path. What makes it safe (docs/decis
 from __future__ import annotations
 
 from trainer.cache.copying import copy_verified, hash_file
+from trainer.cache.dataset import DESCRIPTION, DatasetEntry
 from trainer.cache.entry import Entry, Health, check_key
 from trainer.cache.errors import CacheError, CacheFullError, DamagedError
 from trainer.cache.limit import Limit
 from trainer.cache.store import Cache, Fill, Lease
 
 __all__ = [
+    "DESCRIPTION",
     "Cache",
     "CacheError",
     "CacheFullError",
     "DamagedError",
+    "DatasetEntry",
     "Entry",
     "Fill",
     "Health",
