@@ -155,7 +155,10 @@ def _body(
         "StopTimeout": STOP_S,
         "HostConfig": _host(spec, site, paths, index),
     }
-    if docker.network != "host":
+    if docker.network == "none":
+        # Ranks of one container meet under its host name, and only this one resolves there.
+        body["Hostname"] = "localhost"
+    elif docker.network != "host":
         body["Hostname"] = container_name(paths, rank)
     return body
 

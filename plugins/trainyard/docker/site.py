@@ -69,8 +69,9 @@ class DockerSite:
     """When the image is pulled before a run."""
     containers: Containers = Containers.ONE
     """How ranks are spread over containers."""
-    network: str = "bridge"
-    """Network; several containers need one of their own, in which names resolve."""
+    network: str = "none"
+    """Network; none: ranks of one container meet without one. Several containers need one of their
+    own, in which names resolve."""
     port: int = 29500
     """Port on which the first container of several is met by the others."""
     mounts: tuple[str, ...] = ()
