@@ -68,8 +68,17 @@ ROLES = {"viewer": "Viewer", "operator": "User", "admin": "Admin"}
 
 def password() -> str:
     """Return 24 characters that need no quoting in a shell, a URL, INI, TOML or SQL: 142 bits."""
+    return _characters(24)
+
+
+def signing_key() -> str:
+    """Return as many bytes as SHA-512's digest has: what RFC 7518, 3.2, asks of HS512."""
+    return _characters(64)
+
+
+def _characters(count: int) -> str:
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-    return "".join(secrets.choice(alphabet) for _ in range(24))
+    return "".join(secrets.choice(alphabet) for _ in range(count))
 
 
 def fernet_key() -> str:
@@ -116,8 +125,8 @@ KEYS: tuple[Key, ...] = (
     _secret("RESULTS_READER_PASSWORD", "Reads the results database and writes nothing"),
     _secret("REDIS_PASSWORD", "Celery's queue"),
     _secret("AIRFLOW_FERNET_KEY", "Encrypts connections in the metadata database", fernet_key),
-    _secret("AIRFLOW_JWT_SECRET", "Signs the tokens of tasks and users"),
-    _secret("AIRFLOW_API_SECRET", "Signs the sessions of the web UI"),
+    _secret("AIRFLOW_JWT_SECRET", "Signs the tokens of tasks and users", signing_key),
+    _secret("AIRFLOW_API_SECRET", "Signs the sessions of the web UI", signing_key),
     *(_secret(f"{account.upper()}_PASSWORD", f"Password of the user {account}")
       for account in ROLES),
     _secret("GRAFANA_ADMIN_PASSWORD", "Password of Grafana's user admin"),

@@ -84,7 +84,7 @@ def _urls(values: Mapping[str, str]) -> dict[str, str]:
         "celery_broker_url": f"redis://:{values['REDIS_PASSWORD']}@redis:6379/0",
         "celery_result_url": f"db+postgresql+psycopg2://{airflow}",
         "mlflow_db_url": (
-            f"postgresql+psycopg2://mlflow:{values['MLFLOW_DB_PASSWORD']}@postgres:5432/mlflow"
+            f"postgresql+psycopg://mlflow:{values['MLFLOW_DB_PASSWORD']}@postgres:5432/mlflow"
         ),
         "results_reader_url": (
             f"postgresql://results_reader:{values['RESULTS_READER_PASSWORD']}@postgres:5432/results"

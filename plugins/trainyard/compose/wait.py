@@ -108,13 +108,25 @@ class ProgressLine:
             self._stream.write("\n")
 
 
+_NEW_LINE = "\n"
+
+
+def _blame(name: str, state: str, last_words: Sequence[str]) -> int:
+    """Return 0 for whom Compose names, 1 for who ended or is ill, 2 for the rest, 3 who waits."""
+    if any(name in line for line in last_words):
+        return 0
+    if state.startswith("exited") or state in {"unhealthy", "restarting"}:
+        return 1
+    return 3 if state in {"waiting", "created"} else 2
+
+
 def _diagnosis(found: Sequence[Container], services: Collection[str], log: Path) -> str:
     states = {item.service: item for item in found}
     waiting = unwell(found, services)
-    # Who waits for another is not the cause: look first at who ended or is unhealthy.
-    worst = sorted(waiting, key=lambda name: (waiting[name] in {"waiting", "created"}, name))
+    words = log.read_text().strip().splitlines()
+    worst = sorted(waiting, key=lambda name: (_blame(name, waiting[name], words[-1:]), name))
     text = "the stack did not come up: " + ", ".join(f"{n} {waiting[n]}" for n in worst[:6])
-    text += f"\nCompose says at the end:\n{log.read_text().strip()[-1500:]}"
+    text += f"\nCompose says at the end:\n{_NEW_LINE.join(words[-3:])[-1500:]}"
     if worst and worst[0] in states:
         name = states[worst[0]].name
         tail = subprocess.run(
