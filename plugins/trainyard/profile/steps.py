@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _STEP = re.compile(
     r"(?:profilerstep#\d+|(?:train(?:ing)?[ _]?)?(?:step|iter(?:ation)?)(?:[ _#:=]*\d+)?)", re.I
 )
+BACKWARD_OPERATOR = "autograd::engine::evaluate_function"
+"""Prefix of the operators that torch.profiler records for the nodes of a backward pass."""
 _PHASES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("data", re.compile(r"data\b|data[ _]?(load|wait)|enumerate\(DataLoader|next batch", re.I)),
     (
@@ -27,7 +29,7 @@ _PHASES: tuple[tuple[str, re.Pattern[str]], ...] = (
         ),
     ),
     ("optimizer", re.compile(r"optim", re.I)),
-    ("backward", re.compile(r"backward|\bbwd\b", re.I)),
+    ("backward", re.compile(rf"{BACKWARD_OPERATOR}|backward|\bbwd\b", re.I)),
     ("forward", re.compile(r"forward|\bfwd\b", re.I)),
 )
 PHASES = ("data", "forward", "backward", "optimizer", "collective")

@@ -179,8 +179,9 @@ def _split(
         number = rank if rank is not None and len(pids) == 1 else place
         mine = {}
         for name, table in tables.items():
-            keep = None if len(pids) == 1 and name != "ranges" else _pids(table["thread"]) == pid
-            mine[name] = _events(table, keep)
+            # A kernel table of an old schema does not name its process: pid 0 owns all there is.
+            everything = pid == 0 or (len(pids) == 1 and name != "ranges")
+            mine[name] = _events(table, None if everything else _pids(table["thread"]) == pid)
         table = dict(device)
         owner = table.pop("pid")
         work = _events(table, None if len(pids) == 1 else owner == pid)
