@@ -18,7 +18,7 @@ SERVICE ?=
 SITE ?= local
 LOCAL  := $(AIRFLOW_PY) -m trainyard.local --state $(STATE_DIR)
 
-.PHONY: demo serve setup setup-test test test-fast bench-pipeline bench-slurm pictures lint format help locks up down status logs certs
+.PHONY: demo serve setup setup-test test test-fast bench-pipeline bench-slurm pictures lint format help locks images up down status logs certs
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -77,6 +77,9 @@ pictures: setup-test  ## take the documentation's pictures from the last demo
 
 bench-slurm: setup-test  ## the Slurm engine under faults, and 200 real jobs; one JSON object last
 	@$(AIRFLOW_PY) benchmarks/slurm.py
+
+images:  ## build the container images (BASE=, TAG=, GPU=yes|no, IMAGES="trainer airflow")
+	$(PYTHON) containers/build.py --base "$(BASE)" --tag $(or $(TAG),dev) --gpu $(or $(GPU),auto) $(IMAGES)
 
 format: setup-test  ## bring the code into its one form
 	$(ENVS)/lint/bin/ruff check --fix . ; $(ENVS)/lint/bin/ruff format .

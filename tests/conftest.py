@@ -10,10 +10,13 @@ settings.load_profile("trainyard")
 
 pytest_plugins: list[str] = [
     "tests.fixtures.airflow",
+    "tests.fixtures.apptainer",
+    "tests.fixtures.docker_engine",
     "tests.fixtures.mlflow",
     "tests.fixtures.postgres",
     "tests.fixtures.results",
     "tests.fixtures.disks",
+    "tests.fixtures.docker_shell",
     "tests.fixtures.s3",
     "tests.fixtures.moto",  # imports the one before it
     "tests.fixtures.slurm_cluster",
