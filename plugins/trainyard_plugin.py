@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from airflow.plugins_manager import AirflowPlugin
 
-from trainyard.hooks import audit, pools
+from trainyard.hooks import audit, pools, telling
 from trainyard.operators.links import MLflowRunLink, ReportLink, RunFolderLink
 
 
@@ -19,4 +19,4 @@ class TrainyardPlugin(AirflowPlugin):
 
     name = "trainyard"
     operator_extra_links = [MLflowRunLink(), ReportLink(), RunFolderLink()]  # noqa: RUF012 - Airflow's
-    listeners = [pools, audit]  # noqa: RUF012 - Airflow's
+    listeners = [pools, audit, telling]  # noqa: RUF012 - Airflow's

@@ -10,6 +10,7 @@ import os
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from trainyard.errors import ConfigurationError
 
@@ -18,7 +19,7 @@ from trainyard.errors import ConfigurationError
 class Settings:
     """Where the services are; no choice about the work itself."""
 
-    results_url: str
+    results_url: str = field(repr=False)
     """Results database: ``sqlite:////absolute/path`` or ``postgresql://user:password@host/name``."""
     s3_endpoint: str
     """``host:port`` of the object store."""
@@ -60,6 +61,14 @@ class Settings:
     """Remote tier of the store to which old data sets, runs and reports move; empty: none."""
     warm_after_days: int = 30
     """Days after which they move."""
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return what no log may show, in every spelling that a library may use."""
+        try:
+            password = urlsplit(self.results_url).password or ""
+        except ValueError:  # no address at all; whoever connects says so
+            password = ""
+        return tuple({self.s3_secret_key, password, unquote(password)} - {""})
 
 
 def load_settings(path: Path | None = None) -> Settings:

@@ -266,6 +266,28 @@ def test_a_malformed_postgresql_address_is_told():
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:hush word@127.0.0.1:1/d",
+        "postgresql://me:a@hush@127.0.0.1:1/d",
+        "postgresql://me:a/hush@127.0.0.1:1/d",
+        "postgresql://me:a#hush@127.0.0.1:1/d",
+        "postgresql://me:hush%zz@127.0.0.1:1/d",
+        "postgresql://me:hush@127.0.0.1:1/d?password=hush@2",
+        "postgresql://me:hush@[127.0.0.1:1/d",
+        "postgres//me:hush@127.0.0.1/d",
+        "postgresql://me:hush@127.0.0.1:1/d",
+    ],
+)
+def test_no_piece_of_a_password_stands_in_any_error_of_the_chain(url):
+    import traceback
+
+    with pytest.raises((ConfigurationError, UnavailableError)) as caught, open_store(url) as store:
+        store.query("study", study_id="a")
+    assert "hush" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
     ("url", "shown"),
     [
         ("postgresql://me:a:b@h/d", "postgresql://me:***@h/d"),

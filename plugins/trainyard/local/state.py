@@ -25,7 +25,7 @@ class Ports:
     s3: int
 
 
-@dataclass(kw_only=True, slots=True, frozen=True)
+@dataclass(kw_only=True, slots=True, frozen=True, repr=False)
 class Secrets:
     """Random values made once per state folder; none is a default anybody could know."""
 

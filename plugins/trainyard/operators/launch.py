@@ -21,6 +21,7 @@ from trainyard.errors import (
     UnavailableError,
 )
 from trainyard.hooks.backends import backend_of
+from trainyard.logs import bind
 from trainyard.operators.abandoned import backend_beside, end_abandoned, identity_of
 from trainyard.operators.links import MLflowRunLink, RunFolderLink, SlurmJobLink
 from trainyard.operators.standing import job_page, still_running, told_of_job
@@ -109,7 +110,7 @@ class TrainOperator(BaseOperator):
     def _run_or_find(self, context: Context, paths: RunPaths) -> str:
         """Start the run, continue it, or find it again; wait unless it is over."""
         # Known before the process exists, so that on_kill ends it whenever it comes.
-        self._held = paths
+        self._hold(paths)
         # Claimed before it exists, so that the next task finds it should this worker die now.
         if not claims.take(paths, self._claim(context)):
             raise RunLostError(
@@ -125,6 +126,10 @@ class TrainOperator(BaseOperator):
             return self._finish(context, paths, seen)
         claims.take(paths, self._claim(context, deferred=True))
         return self._wait(paths, seen, identity_of(context).try_number)
+
+    def _hold(self, paths: RunPaths) -> None:
+        self._held = paths
+        bind(run_id=paths.run_id, study_id=self._run.study.study_id or None)
 
     def _say_where(self, context: Context, paths: RunPaths) -> None:
         """Leave the run's name, and its job's, where the next try and a person find them."""
@@ -192,7 +197,8 @@ class TrainOperator(BaseOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> str:
         """Record the run that the trigger saw end; end one that took too long or cannot start."""
         paths = RunPaths(root=self._run.paths.root, run_id=event["run_id"])
-        self._held, self._identity = paths, identity_of(context)
+        self._identity = identity_of(context)
+        self._hold(paths)
         # A worker has it again: should this try fail, the next one goes on where it stopped.
         claims.take(paths, self._claim(context))
         if why := _too_long(self._run) if event["timed_out"] else event.get("stuck"):

@@ -13,6 +13,7 @@ from trainer.contract import Dataset
 from trainyard.errors import ConfigurationError, DatasetError, EnvironmentFailedError
 from trainyard.hooks.backends import backend_of
 from trainyard.hooks.slurm import access_of, completed, transport_of
+from trainyard.logs import bind
 from trainyard.operators.abandoned import identity_of
 from trainyard.operators.lanes import lane_of
 from trainyard.operators.links import MLflowRunLink, ReportLink
@@ -177,6 +178,7 @@ class PlanStudyOperator(_SiteOperator, SkipMixin):
             title=str(values.get("title") or ""),
             in_study=self.in_study,
         )
+        bind(study_id=study.study_id or None)
         path = write_study(study)
         if self.in_study:
             self.mlflow_url = start_study(settings, study)
@@ -218,6 +220,7 @@ class ReportOperator(BaseOperator):
                 "it, says why"
             )
         study = run_of(self.planned[0]).study
+        bind(study_id=study.study_id or None)
         published = publish_report(load_settings(), study, backend_of(study.site))
         self.report_url, self.mlflow_url = published.url, published.mlflow_url
         self.log.info("%s: %s\nReport: %s", study.title, published.summary, published.html)

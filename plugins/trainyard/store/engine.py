@@ -7,11 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from trainyard.errors import ConfigurationError, TrainyardError, UnavailableError
 
 Params = Mapping[str, Any]
+_WORD = r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*"
+_PLAIN_URL = re.compile(rf"postgres(ql)?://({_WORD}(:{_WORD})?@)?[^@\s#]*")  # RFC 3986, 3.2.1
 MIGRATE = "python -m trainyard.store migrate"
 
 
@@ -127,7 +129,13 @@ def make_engine(url: str, timeout_s: float) -> Engine:
     ``sqlite:////absolute/path`` (three slashes: relative) or ``postgresql://user:password@host/name``
     with anything libpq understands after ``?``. Raises ``ConfigurationError`` for other forms.
     """
-    parts = urlsplit(url)
+    if url.startswith(("postgres:", "postgresql:")) and not _PLAIN_URL.fullmatch(url):
+        # Here, because a driver quotes what it cannot read: a piece of the password.
+        raise ConfigurationError(
+            f"results_url = {redact(url)!r}: must be postgresql://user:password@host:5432/name; in "
+            "user and password write @ / : # ? % and blanks percent-encoded, such as %40 for @"
+        )
+    parts = _split(url)
     if parts.scheme == "sqlite" and not parts.netloc and len(parts.path) > 1:
         from trainyard.store.sqlite import SqliteEngine
 
@@ -142,7 +150,14 @@ def make_engine(url: str, timeout_s: float) -> Engine:
     )
 
 
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return SplitResult("", "", "", "", "")  # an address of IPv6 without its end
+
+
 def redact(url: str) -> str:
     """Return *url* with every password in it replaced by ``***``."""
-    hidden = re.sub(r"(?<=://)([^/@:]*):([^/]*)@", r"\1:***@", url)
+    hidden = re.sub(r"(?<=//)([^/@:\s]*):(.*)@", r"\1:***@", url)
     return re.sub(r"(?i)(password=)[^&\s]*", r"\1***", hidden)

@@ -8,6 +8,8 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger
 
+from trainyard.hooks.telling import mask_settings
+from trainyard.logs import bind
 from trainyard.paths import RunPaths
 from trainyard.study import StudyFile, read_study
 
@@ -44,6 +46,11 @@ class RunWaiter(BaseTrigger):
         self.run_id = run_id
         self.deadline = deadline
         self.owner = owner
+
+    def say_what_about(self) -> None:
+        """Let lines that follow in this trigger's task name the run, and hide secrets."""
+        mask_settings()
+        bind(run_id=self.run_id)
 
     def arguments(self) -> dict[str, Any]:
         """Return what another triggerer needs to make this trigger again."""

@@ -43,6 +43,7 @@ class RunTrigger(RunWaiter):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look at the run until it is over; files are read in a thread, never on the loop."""
+        self.say_what_about()
         watch = await self._watch()
         event, pause = None, self.poll_interval_s
         while event is None:

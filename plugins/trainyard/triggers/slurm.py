@@ -40,6 +40,7 @@ class SlurmJobTrigger(RunWaiter):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Watch the job until the operator has something to do."""
+        self.say_what_about()
         event = await self._event()
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's is untyped
 
