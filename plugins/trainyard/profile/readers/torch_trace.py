@@ -118,8 +118,8 @@ def read_torch(path: Path, rank: int | None = None, *, limit: int = LARGEST_BYTE
     groups: dict[str, list[Event]] = defaultdict(list)
     dropped = 0
     for event in file.events:
-        if event.ph == "X" and event.cat in KNOWN or event.cat == OVERHEAD:
-            if event.dur >= 0 and event.ts == event.ts:  # noqa: PLR0124 - not a number
+        if (event.ph == "X" and event.cat in KNOWN) or event.cat == OVERHEAD:
+            if event.dur >= 0 and event.ts == event.ts:
                 groups[event.cat].append(event)
             else:
                 dropped += 1
