@@ -18,7 +18,7 @@ SERVICE ?=
 SITE ?= local
 LOCAL  := $(AIRFLOW_PY) -m trainyard.local --state $(STATE_DIR)
 
-.PHONY: demo serve setup setup-test test test-fast bench-pipeline bench-slurm pictures lint format help locks images up down status logs certs
+.PHONY: demo serve setup setup-test test test-fast bench-pipeline bench-slurm pictures dashboards lint format help locks images up down status logs certs
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -83,6 +83,9 @@ images:  ## build the container images (BASE=, TAG=, GPU=yes|no, IMAGES="trainer
 
 format: setup-test  ## bring the code into its one form
 	$(ENVS)/lint/bin/ruff check --fix . ; $(ENVS)/lint/bin/ruff format .
+
+dashboards: setup-test  ## write Grafana's dashboards anew from plugins/trainyard/dashboards
+	$(AIRFLOW_PY) -m trainyard.dashboards
 
 locks: $(UV)  ## resolve requirements/*.in again
 	$(PYTHON) requirements/lock.py
