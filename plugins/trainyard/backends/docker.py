@@ -15,7 +15,8 @@ from trainer.contract import RunSpec
 from trainyard.backends import folder
 from trainyard.backends.base import JobUsage, Observation, State
 from trainyard.docker import files
-from trainyard.docker.engine import Container, Engine, EngineGoneError, Image, NameTakenError
+from trainyard.docker.engine import Container, Engine, Image, NameTakenError
+from trainyard.docker.faults import EngineGoneError
 from trainyard.docker.files import ContainerFiles, Ended, Planned
 from trainyard.docker.render import (
     MANAGED,
@@ -37,6 +38,7 @@ from trainyard.sites import Site
 LOG = logging.getLogger(__name__)
 _POLL_S = 0.1
 _KILL_WAIT_S = 5.0
+_MAKING_S = 20.0
 
 
 class DockerBackend:
@@ -156,20 +158,24 @@ class DockerBackend:
     def _ensure(self, creation: Creation, planned: Planned, paths: RunPaths) -> None:
         """Make and start one container unless it was made, was started, or has ended."""
         own = ContainerFiles(paths=paths, index=creation.index)
-        if own.begun or own.ended.exists():
-            return
-        found = self.engine.inspect(creation.name)
-        if found is None:
+        deadline = time.monotonic() + _MAKING_S
+        while not (own.begun or own.ended.exists()):
+            found = self.engine.inspect(creation.name)
+            if found is not None:
+                self._check_ours(found, planned, paths)
+                if found.status == "created":
+                    self._start(found)
+                return
             try:
                 self.engine.create(creation.name, creation.body(self._facts(planned, paths)))
-            except NameTakenError:
-                LOG.info("container %s was made by somebody else meanwhile", creation.name)
-            found = self.engine.inspect(creation.name)
-        if found is None:
-            raise UnavailableError(f"container {creation.name} was removed as soon as it was made")
-        self._check_ours(found, planned, paths)
-        if found.status == "created":
-            self._start(found)
+            except NameTakenError as error:
+                # Somebody else makes it: its name is taken a moment before it can be seen.
+                if time.monotonic() > deadline:
+                    raise UnavailableError(
+                        f"container {creation.name} is being made or removed for more than "
+                        f"{_MAKING_S:.0f} s; the next try looks again"
+                    ) from error
+                self._sleep(_POLL_S)
 
     def _facts(self, planned: Planned, paths: RunPaths) -> Facts:
         owner = paths.run_dir.stat()

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from trainyard.docker.faults import check_socket, explained
 from trainyard.docker.site import DockerSite
 from trainyard.errors import ConfigurationError, UnavailableError
 
@@ -24,11 +21,7 @@ TIMEOUT_S = 20
 """Seconds for one answer; the trigger waits in a thread."""
 PULL_TIMEOUT_S = 3600
 LOG_LINES = 100
-_NOT_FOUND, _CONFLICT, _FORBIDDEN = 404, 409, 403
-
-
-class EngineGoneError(UnavailableError):
-    """The engine does not answer."""
+_NOT_FOUND, _CONFLICT = 404, 409
 
 
 class NameTakenError(ConfigurationError):
@@ -85,33 +78,41 @@ class Engine:
         """Ask nobody yet; *connect* makes a ``docker.APIClient``, *host* names it in errors."""
         self.host = host
         self._connect = connect
+        self._client: Any = None
 
     def again(self) -> Engine:
         """Return the same engine with a connection of its own, for a signal handler."""
         return Engine(self.host, self._connect)
 
-    @cached_property
-    def _client(self) -> Any:
-        with _explained(self.host, "connect"):
-            return self._connect()
+    @contextlib.contextmanager
+    def _asking(self, doing: str) -> Iterator[Any]:
+        """Give the client for one question; what goes wrong is told as *doing* having failed."""
+        with explained(self.host, doing):
+            if self._client is None:
+                self._client = self._connect()
+            try:
+                yield self._client
+            finally:
+                # No connection is kept: none goes stale over a restart of the engine.
+                self._client.close()
 
     def version(self) -> Version:
         """Return which version the engine is."""
-        with _explained(self.host, "tell its version"):
-            found = self._client.version()
+        with self._asking("tell its version") as client:
+            found = client.version()
         return Version(engine=found["Version"], api=found["ApiVersion"])
 
     def info(self) -> dict[str, Any]:
         """Return what the engine says of itself (``docker info``)."""
-        with _explained(self.host, "info"):
-            found: dict[str, Any] = self._client.info()
+        with self._asking("info") as client:
+            found: dict[str, Any] = client.info()
             return found
 
     def image(self, name: str) -> Image | None:
         """Return the image called *name*, or None when the engine does not have it."""
-        with _explained(self.host, f"inspect image {name}"):
+        with self._asking(f"inspect image {name}") as client:
             try:
-                found = self._client.inspect_image(name)
+                found = client.inspect_image(name)
             except _api_error() as error:
                 if error.status_code == _NOT_FOUND:
                     return None
@@ -121,20 +122,20 @@ class Engine:
 
     def pull(self, name: str) -> None:
         """Pull the image called *name*; raises ``UnavailableError`` with the registry's words."""
-        with _explained(self.host, f"pull {name}"):
-            self._client.timeout = PULL_TIMEOUT_S
+        with self._asking(f"pull {name}") as client:
+            client.timeout = PULL_TIMEOUT_S
             try:
-                for line in self._client.pull(name, stream=True, decode=True):
+                for line in client.pull(name, stream=True, decode=True):
                     if "error" in line:
                         raise UnavailableError(f"image {name} cannot be pulled: {line['error']}")
             finally:
-                self._client.timeout = TIMEOUT_S
+                client.timeout = TIMEOUT_S
 
     def create(self, name: str, body: dict[str, Any]) -> None:
         """Make a container; raises ``NameTakenError`` where there is one of that name."""
-        with _explained(self.host, f"create container {name}"):
+        with self._asking(f"create container {name}") as client:
             try:
-                self._client.create_container_from_config(body, name)
+                client.create_container_from_config(body, name)
             except _api_error() as error:
                 if error.status_code == _CONFLICT and "is already in use" in str(error):
                     raise NameTakenError(f"container name {name} is taken") from error
@@ -142,14 +143,14 @@ class Engine:
 
     def start(self, name: str) -> None:
         """Start a container; one that runs already stays as it is."""
-        with _explained(self.host, f"start container {name}"):
-            self._client.start(name)
+        with self._asking(f"start container {name}") as client:
+            client.start(name)
 
     def inspect(self, name: str) -> Container | None:
         """Return the container called *name*, or None when there is none."""
-        with _explained(self.host, f"inspect container {name}"):
+        with self._asking(f"inspect container {name}") as client:
             try:
-                return _container(self._client.inspect_container(name))
+                return _container(client.inspect_container(name))
             except _api_error() as error:
                 if error.status_code == _NOT_FOUND:
                     return None
@@ -157,27 +158,27 @@ class Engine:
 
     def log_tail(self, name: str) -> str:
         """Return the end of what a container said to the engine; empty when there is no log."""
-        with _explained(self.host, f"read the log of container {name}"):
+        with self._asking(f"read the log of container {name}") as client:
             try:
-                text = self._client.logs(name, stdout=True, stderr=True, tail=LOG_LINES)
+                text = client.logs(name, stdout=True, stderr=True, tail=LOG_LINES)
             except _api_error():  # no log driver that can be read, or gone: it is no evidence
                 return ""
         return bytes(text).decode("utf-8", "replace")
 
     def signal(self, name: str, number: str) -> None:
         """Send a signal to a container; nothing happens to one that does not run."""
-        with _explained(self.host, f"end container {name}"):
+        with self._asking(f"end container {name}") as client:
             try:
-                self._client.kill(name, number)
+                client.kill(name, number)
             except _api_error() as error:
                 if error.status_code not in {_NOT_FOUND, _CONFLICT}:
                     raise
 
     def remove(self, name: str) -> None:
         """Remove a container and its anonymous volumes, running or not; one that is gone stays."""
-        with _explained(self.host, f"remove container {name}"):
+        with self._asking(f"remove container {name}") as client:
             try:
-                self._client.remove_container(name, force=True, v=True)
+                client.remove_container(name, force=True, v=True)
             except _api_error() as error:
                 # 409: its removal is in progress already.
                 if error.status_code not in {_NOT_FOUND, _CONFLICT}:
@@ -207,85 +208,6 @@ def _container(found: dict[str, Any]) -> Container:
     )
 
 
-@contextlib.contextmanager
-def _explained(host: str, doing: str) -> Iterator[None]:
-    """Turn what the SDK raises into our errors: who did not answer or refused, and what to do."""
-    import requests
-    from docker.errors import APIError, DockerException
-
-    try:
-        yield
-    except APIError as error:
-        raise _refusal(host, doing, error.status_code, str(error.explanation or error)) from error
-    except (DockerException, requests.RequestException, OSError) as error:
-        raise EngineGoneError(unreachable(host, error)) from error
-
-
-def _refusal(host: str, doing: str, status: int | None, said: str) -> Exception:
-    said = said.strip().rstrip(".")
-    if status == _FORBIDDEN:
-        return ConfigurationError(
-            f"Docker at {host} refuses to {doing}: {said}. Behind a socket proxy only labelled "
-            "containers of the allowed images, mounts and networks may be made; compare the site "
-            "with the proxy's rules"
-        )
-    for words, fix in _FIXES:
-        if words in said:
-            return ConfigurationError(f"Docker at {host} cannot {doing}: {said}. {fix}")
-    # Below 500 the request is wrong and stays wrong; above, the engine may recover.
-    kind = ConfigurationError if status is not None and status < 500 else UnavailableError  # noqa: PLR2004
-    return kind(f"Docker at {host} cannot {doing}: {said}")
-
-
-_FIXES = (
-    (
-        "could not select device driver",
-        "Install the NVIDIA container toolkit on the engine's host, or set gpus_per_node = 0",
-    ),
-    (
-        "bind source path does not exist",
-        "The engine sees another file system than this task: use the same path on its host, or "
-        "name volumes in docker.mounts",
-    ),
-    ("No such image", "Build it (make images), pull it, or set docker.pull = 'missing'"),
-    (
-        "network",
-        "docker network ls shows what there is; docker network create makes one",
-    ),
-)
-
-
-def unreachable(host: str, error: object) -> str:
-    """Return why the engine at *host* cannot be asked, and what to do."""
-    return _socket_fault(host) or (
-        f"Docker at {host} does not answer: {error}. Check that it runs (docker --host {host} info)"
-    )
-
-
-def check_socket(host: str) -> None:
-    """Raise ``EngineGoneError`` when *host* is a socket that is missing or closed to this user."""
-    if fault := _socket_fault(host):
-        raise EngineGoneError(fault)
-
-
-def _socket_fault(host: str) -> str:
-    parts = urlsplit(host)
-    if parts.scheme != "unix":
-        return ""
-    socket = Path(parts.path)
-    if not socket.exists():
-        return (
-            f"no Docker engine: {socket} does not exist. Start it (systemctl start docker), or "
-            "name another one in docker.host or DOCKER_HOST"
-        )
-    if stat.S_ISSOCK(socket.stat().st_mode) and not os.access(socket, os.R_OK | os.W_OK):
-        return (
-            f"no permission on {socket}: user {os.getuid()} is not in the group that owns it "
-            f"(gid {socket.stat().st_gid}). Add it (usermod -aG docker), or use a socket proxy"
-        )
-    return ""
-
-
 def local_engine(docker: DockerSite) -> Engine:
     """Return the engine that a site and this process's environment name, without Airflow."""
     host = docker.host or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
@@ -293,6 +215,7 @@ def local_engine(docker: DockerSite) -> Engine:
     def connect() -> Any:
         from docker import APIClient  # type: ignore[import-untyped]
 
+        check_socket(host)
         return APIClient(base_url=host, timeout=TIMEOUT_S)
 
     return Engine(host, connect)

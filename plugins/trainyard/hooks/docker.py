@@ -13,7 +13,8 @@ from typing import Any
 
 from airflow.sdk import BaseHook
 
-from trainyard.docker.engine import DEFAULT_HOST, TIMEOUT_S, Engine, check_socket
+from trainyard.docker.engine import DEFAULT_HOST, TIMEOUT_S, Engine
+from trainyard.docker.faults import check_socket
 from trainyard.docker.render import docker_of
 from trainyard.docker.site import DockerSite, Pull
 from trainyard.errors import ConfigurationError
