@@ -48,6 +48,7 @@ def files(values: Mapping[str, str], place: Place) -> dict[str, str | bytes]:
         "slurm_munge_key": base64.b64decode(values["SLURM_MUNGE_KEY"]),
         "slurm_ssh_key": place.private_key,
         "settings.toml": toml(settings(values, place)),
+        "settings-reader.toml": toml(reader_settings(values, place)),
         "sites.toml": sites(values, place),
         "docker-proxy.toml": toml(proxy_policy(values, place)),
         "accounts.json": json.dumps(accounts(values), indent=1),
@@ -86,9 +87,6 @@ def _urls(values: Mapping[str, str]) -> dict[str, str]:
         "mlflow_db_url": (
             f"postgresql+psycopg://mlflow:{values['MLFLOW_DB_PASSWORD']}@postgres:5432/mlflow"
         ),
-        "results_reader_url": (
-            f"postgresql://results_reader:{values['RESULTS_READER_PASSWORD']}@postgres:5432/results"
-        ),
     }
 
 
@@ -107,6 +105,16 @@ def settings(values: Mapping[str, str], place: Place) -> dict[str, object]:
         "sites_file": "/etc/trainyard/sites.toml",
         "nightly_schedule": values["NIGHTLY_SCHEDULE"],
         "default_site": "docker",
+    }
+
+
+def reader_settings(values: Mapping[str, str], place: Place) -> dict[str, object]:
+    """Return settings for who only reads results: their role in the database, no object store."""
+    reader = f"results_reader:{values['RESULTS_READER_PASSWORD']}"
+    return settings(values, place) | {
+        "results_url": f"postgresql://{reader}@postgres:5432/results",
+        "s3_access_key": "none",
+        "s3_secret_key": "none",
     }
 
 
