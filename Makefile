@@ -18,7 +18,7 @@ SERVICE ?=
 SITE ?= local
 LOCAL  := $(AIRFLOW_PY) -m trainyard.local --state $(STATE_DIR)
 
-.PHONY: demo serve setup setup-test test test-fast bench-pipeline bench-slurm pictures dashboards lint format help locks images up down status logs certs
+.PHONY: demo serve setup setup-test test test-fast bench-pipeline bench-slurm pictures dashboards lint format help locks audit images up down status logs certs
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -37,7 +37,7 @@ setup: $(UV)  ## the two environments, from the hash-pinned locks
 	$(PYTHON) requirements/sync.py airflow trainer
 
 setup-test: $(UV)  ## the environments with what tests and lint add
-	$(PYTHON) requirements/sync.py airflow-test trainer-test lint
+	$(PYTHON) requirements/sync.py airflow-test trainer-test lint audit
 
 test: setup-test lint  ## everything: lint, types, both test suites
 	$(PYTHON) tests/run.py
@@ -80,6 +80,10 @@ bench-slurm: setup-test  ## the Slurm engine under faults, and 200 real jobs; on
 
 images:  ## build the container images (BASE=, TAG=, GPU=yes|no, IMAGES="trainer airflow")
 	$(PYTHON) containers/build.py --base "$(BASE)" --tag $(or $(TAG),dev) --gpu $(or $(GPU),auto) $(IMAGES)
+
+audit: $(UV)  ## look every locked package up in an advisory service (IMAGES="trainyard/trainer:dev …": and what images hold)
+	@$(PYTHON) requirements/sync.py audit
+	@$(PYTHON) requirements/audit.py $(if $(IMAGES),--images $(IMAGES))
 
 format: setup-test  ## bring the code into its one form
 	$(ENVS)/lint/bin/ruff check --fix . ; $(ENVS)/lint/bin/ruff format .

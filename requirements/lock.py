@@ -25,6 +25,7 @@ LOCKS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "wheel": (("wheel",), "trainer"),
     "hta": (("hta",), None),
     "docker-proxy": (("docker-proxy",), "airflow"),
+    "audit": (("audit",), None),
 }
 
 

@@ -26,6 +26,7 @@ ENVIRONMENTS = {
     "trainer-test": "trainer",
     "lint": "lint",
     "hta": "hta",
+    "audit": "audit",
 }
 
 
@@ -64,7 +65,7 @@ def sync(lock: str) -> None:
         str(python),
         str(HERE / f"{lock}.txt"),
     )
-    if env.name not in {"lint", "hta"}:
+    if env.name not in {"lint", "hta", "audit"}:
         run(
             "pip",
             "install",
