@@ -2,8 +2,9 @@
 # Healthy when the daemons of this container's role answer.
 set -euo pipefail
 
+# Looks at the kernel's table: a connection that says nothing would fill sshd's log.
 listens() {
-  timeout 2 bash -c ": </dev/tcp/127.0.0.1/$1" 2>/dev/null
+  grep -qiE ":$(printf %04X "$1") [0-9A-F]+:0000 0A " /proc/net/tcp /proc/net/tcp6
 }
 
 case $(</run/trainyard/role) in
