@@ -50,7 +50,8 @@ class RunWaiter(BaseTrigger):
     def say_what_about(self) -> None:
         """Let lines that follow in this trigger's task name the run, and hide secrets."""
         mask_settings()
-        bind(run_id=self.run_id)
+        # Airflow calls the DAG run's id run_id in this process; here that is the training run's.
+        bind(run_id=self.run_id, dag_run_id=getattr(self.task_instance, "run_id", None))
 
     def arguments(self) -> dict[str, Any]:
         """Return what another triggerer needs to make this trigger again."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.goldens import GOLDEN
 from trainyard.dockerproxy.body import strict_json
 from trainyard.dockerproxy.create import MANAGED, creation
 from trainyard.dockerproxy.hostconfig import HOST_FIELDS
@@ -343,3 +345,30 @@ class TestFoldersBelow:
         (tmp_path / "runs-old").mkdir()
         refusal(self.mount(tmp_path / "runs"), policy)
         refusal(self.mount(tmp_path / "runs-old"), policy)
+
+
+def rendered():
+    """Every body in the golden files of the Docker backend's renderer."""
+    for path in sorted((GOLDEN / "docker").glob("*.txt")):
+        parts = re.split(r"^container \d+, .*:$", path.read_text(), flags=re.MULTILINE)[1:]
+        for place, part in enumerate(parts):
+            found, _ = json.JSONDecoder().raw_decode(part.lstrip())
+            yield pytest.param(found, id=f"{path.stem}-{place}")
+
+
+@pytest.mark.parametrize("given", list(rendered()))
+def test_what_the_docker_backend_renders_passes_unchanged(given):
+    policy = Policy(
+        images=("trainyard/trainer:dev", "registry.example/trainer@sha256:*"),
+        networks=("trainyard-ranks", "none", "bridge"),
+        volumes=("trainyard-runs",),
+        binds=("/data/runs/study.run_on_cpu.0-12345678", "/data/sets", "/scratch"),
+        memory_bytes=64 * 2**30,
+        gpus=True,
+    )
+    host = made(given, policy)["HostConfig"]
+    allowed_to_differ = {"Memory", "PidsLimit"} - set(given["HostConfig"])
+    kept = {name: value for name, value in host.items() if name not in allowed_to_differ}
+    assert kept == given["HostConfig"]
+    whole = made(given, policy)
+    assert {**whole, "HostConfig": 0} == {**given, "HostConfig": 0}
