@@ -51,7 +51,7 @@ def build(data: StudyData, folder: Path, *, timings: dict[str, float] | None = N
     try:
         aside.chmod(0o755)
         names = _write(data, aside, {} if timings is None else timings)
-        _replace(aside, folder)
+        replace_folder(aside, folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -71,7 +71,7 @@ def _write(data: StudyData, folder: Path, timings: dict[str, float]) -> list[str
     with _timed(timings, "tables"):
         names = _tables(data, analysis, folder)
     with _timed(timings, "figures"):
-        drawings = _draw_all(document, folder, names)
+        drawings = draw_all(document, folder, names)
     with _timed(timings, "html"):
         (folder / "report.html").write_text(render_html(document, drawings), encoding="utf-8")
     with _timed(timings, "pdf"):
@@ -96,7 +96,7 @@ def _tables(data: StudyData, analysis: Analysis, folder: Path) -> list[str]:
     return [*names, "analysis.json"]
 
 
-def _draw_all(document: Document, folder: Path, names: list[str]) -> dict[str, str]:
+def draw_all(document: Document, folder: Path, names: list[str]) -> dict[str, str]:
     """Write four files per figure; return the SVG texts by figure name."""
     (folder / "figures").mkdir()
     drawings = {}
@@ -126,7 +126,7 @@ def draw(figure: Figure) -> tuple[str, bytes]:
     return svg, style.png(canvas)
 
 
-def _replace(aside: Path, folder: Path) -> None:
+def replace_folder(aside: Path, folder: Path) -> None:
     """Put *aside* in the place of *folder*; a reader sees the old or the new, never a mixture."""
     if not folder.exists():
         aside.rename(folder)

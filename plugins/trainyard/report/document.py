@@ -152,6 +152,14 @@ class Document:
     """Everything else."""
     links: tuple[Cell, ...] = field(default=())
     """Pages of MLflow and Airflow."""
+    files: tuple[tuple[str, str], ...] = (
+        ("PDF", "report.pdf"),
+        ("analysis.json", "analysis.json"),
+        ("all runs, CSV", "tables/runs.csv"),
+    )
+    """Label and path of the files beside the page."""
+    explained: str = "docs/report.md"
+    """The page of the documentation that says how each number is made."""
 
     def figures(self) -> tuple[Figure, ...]:
         """Return every figure in order."""
