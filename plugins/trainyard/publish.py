@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainyard.audit import triggered_by
 from trainyard.backends import Backend
 from trainyard.errors import ConfigurationError
 from trainyard.ingest import collect_missing
@@ -59,7 +60,11 @@ def publish_report(
         key = f"reports/{study.study_id}/{files.html.relative_to(folder).as_posix()}"
         row = replace(row, report_path=str(files.html), report_uri=objects.uri(key))
         ended = lineage.record_study_end(
-            settings, row, dag_id=study.dag_id, files=[files.html, files.pdf]
+            settings,
+            row,
+            dag_id=study.dag_id,
+            triggered_by=triggered_by(store, study.dag_id, study.dag_run_id),
+            files=[files.html, files.pdf],
         )
         row = _linked(row, ended)
         store.save_study(row)
@@ -85,7 +90,11 @@ def study_data(settings: Settings, store: Store, study: StudyFile) -> StudyData:
     dataset = store.query("dataset", name=planned.dataset, digest=planned.dataset_digest)
     page = dag_run_page(settings, study.dag_id, study.dag_run_id)
     return StudyData.of(
-        study={**rows[0], "airflow_url": page},
+        study={
+            **rows[0],
+            "airflow_url": page,
+            "triggered_by": triggered_by(store, study.dag_id, study.dag_run_id),
+        },
         runs=store.frame("study_runs", study_id=study_id),
         windows=store.frame("study_windows", study_id=study_id),
         epochs=store.frame("study_epochs", study_id=study_id),

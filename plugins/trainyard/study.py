@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.contract import ContractError, dumps, loads
+from trainyard.audit import triggered_by
 from trainyard.backends import folder
 from trainyard.backends.identity import TaskIdentity
 from trainyard.errors import ConfigurationError
@@ -240,7 +241,8 @@ def start_study(settings: Settings, study: StudyFile) -> str:
     )
     with open_store(settings.results_url) as store:
         store.save_study(row)
-        found = lineage.record_study_start(settings, row, dag_id=study.dag_id)
+        who = triggered_by(store, study.dag_id, study.dag_run_id)
+        found = lineage.record_study_start(settings, row, dag_id=study.dag_id, triggered_by=who)
         row = replace(
             row,
             mlflow_experiment_id=found.experiment_id,

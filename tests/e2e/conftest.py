@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from tests.requirements import need
@@ -14,7 +17,18 @@ def stack(tmp_path_factory):
 
     trainer = REPOSITORY / ".trainyard" / "envs" / "trainer" / "bin" / "python"
     need(trainer.exists(), f"the trainer's environment is missing ({trainer}): make setup-test")
-    with running_stack(tmp_path_factory.mktemp("stack")) as running:
+    # One bundle more than a user has: DAGs that do what a test must see done.
+    local = "airflow.dag_processing.bundles.local.LocalDagBundle"
+    bundles = [
+        {"name": "dags-folder", "classpath": local, "kwargs": {}},
+        {
+            "name": "tests",
+            "classpath": local,
+            "kwargs": {"path": str(Path(__file__).parent / "dags")},
+        },
+    ]
+    extra = {"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(bundles)}
+    with running_stack(tmp_path_factory.mktemp("stack"), extra=extra) as running:
         yield running
 
 
@@ -30,8 +44,6 @@ def study(stack):
 # no other test could run one.
 @pytest.fixture(scope="module")
 def browser():
-    from pathlib import Path
-
     chromium = Path("/usr/bin/chromium")
     need(chromium.exists(), "Chromium is missing (/usr/bin/chromium): apt-get install chromium")
     from playwright.sync_api import sync_playwright

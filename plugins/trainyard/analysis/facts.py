@@ -44,6 +44,8 @@ class StudyRecord:
     """Page of the study's MLflow run."""
     airflow_url: str = ""
     """Page of the Airflow run."""
+    triggered_by: str = ""
+    """Who had the Airflow run, and how; empty: not recorded."""
     note: str = ""
     """Free text."""
 

@@ -217,7 +217,9 @@ def dataset_input(settings: Settings, row: RunRow) -> dict[str, str] | None:
     }
 
 
-def study_tags(settings: Settings, row: StudyRow, dag_id: str) -> dict[str, str]:
+def study_tags(
+    settings: Settings, row: StudyRow, dag_id: str, triggered_by: str = ""
+) -> dict[str, str]:
     """Return the tags of a study's parent run."""
     page = dag_run_page(settings, dag_id, row.dag_run_id) if dag_id and row.dag_run_id else ""
     lines = [
@@ -236,6 +238,7 @@ def study_tags(settings: Settings, row: StudyRow, dag_id: str) -> dict[str, str]
             "trainyard.dataset_digest": row.dataset_digest,
             "trainyard.status": str(row.status),
             "trainyard.airflow_url": page,
+            "trainyard.triggered_by": triggered_by,
             "trainyard.report_url": row.report_uri,
             "mlflow.note.content": "\n\n".join(line for line in lines if line),
         }

@@ -42,14 +42,16 @@ class MlflowRef:
     """Its page, for a person's browser."""
 
 
-def record_study_start(settings: Settings, row: StudyRow, *, dag_id: str = "") -> MlflowRef:
+def record_study_start(
+    settings: Settings, row: StudyRow, *, dag_id: str = "", triggered_by: str = ""
+) -> MlflowRef:
     """Record a study as a parent run and return where; its runs are nested under it.
 
     Idempotent: the parent is found again by its tag. Raises ``UnavailableError`` saying how to
     record it later.
     """
     with _server(settings, f"study {row.study_id}") as client:
-        return _settled(lambda: _study(client, settings, row, dag_id))[0]
+        return _settled(lambda: _study(client, settings, row, (dag_id, triggered_by)))[0]
 
 
 def record_run(settings: Settings, row: RunRow, artifacts_folder: Path | None) -> MlflowRef:
@@ -94,6 +96,7 @@ def record_study_end(
     row: StudyRow,
     *,
     dag_id: str = "",
+    triggered_by: str = "",
     summary: Sequence[Metric] = (),
     files: Sequence[Path] = (),
 ) -> MlflowRef:
@@ -103,7 +106,7 @@ def record_study_end(
     saying how to record it later.
     """
     with _server(settings, f"study {row.study_id}") as client:
-        ref, run = _settled(lambda: _study(client, settings, row, dag_id))
+        ref, run = _settled(lambda: _study(client, settings, row, (dag_id, triggered_by)))
         at = mapping.moment_ms(row.ended_at or row.created_at) or 0
         client.log(
             ref.run_id,
@@ -188,7 +191,7 @@ def _server(settings: Settings, what: str) -> Iterator[TrackingClient]:
 
 
 def _study(
-    client: TrackingClient, settings: Settings, row: StudyRow, dag_id: str
+    client: TrackingClient, settings: Settings, row: StudyRow, origin: tuple[str, str]
 ) -> tuple[MlflowRef, Json]:
     experiment = client.experiment_id(mapping.experiment_name(row.suite))
     run = _one_run(
@@ -202,7 +205,7 @@ def _study(
     client.log(
         str(run["info"]["run_id"]),
         params=mapping.study_params(row),
-        tags=mapping.study_tags(settings, row, dag_id),
+        tags=mapping.study_tags(settings, row, *origin),
         metrics=[],
     )
     return _ref(settings, run), run

@@ -119,6 +119,9 @@ def _run_row(run: dict[Hashable, Any], excluded: str) -> tuple[Cell, ...]:
 def provenance_section(data: StudyData) -> Section:
     """Return machine, versions, environment checks and data set."""
     blocks: list[Block] = [_machines(data.runs), _versions(data.runs)]
+    if data.study.triggered_by:
+        who = clean(f"Triggered by {data.study.triggered_by}; DAG run {data.study.dag_run_id}.")
+        blocks.insert(0, Paragraph(text=who))
     if data.environment:
         blocks.append(_checks("Environment checks before the study", data.environment))
     else:
