@@ -217,8 +217,8 @@ _NO_STEPS = (
     "interval. Name steps with NVTX (step 0, step 1 …)"
 )
 _NO_DATA_RANGES = (
-    "Waiting for data cannot be told: no data range (NVTX, record_function) and no OS-runtime wait is "
-    "in the trace; such idle time counts as late launches"
+    "Waiting for data cannot be told: no data range (NVTX, record_function) and no OS-runtime wait "
+    "is in the trace; such idle time counts as late launches"
 )
 _NO_COUNTERS = (
     "Counters unavailable: no Nsight Compute file was given. Kernel limits are from durations, "

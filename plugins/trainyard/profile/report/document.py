@@ -1,0 +1,377 @@
+"""The report on a profile as a document: the same texts for HTML and PDF."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trainyard.profile.report.figures import figures_of, shortened
+from trainyard.profile.report.parts import LABELS, columns_of
+from trainyard.report.document import (
+    Block,
+    Bullets,
+    Cell,
+    Document,
+    KeyFigure,
+    Paragraph,
+    Section,
+    Table,
+)
+from trainyard.report.tables import cells, columns
+from trainyard.report.text import NOTHING, clean, count_of, number, percent, scaled, shares
+
+if TYPE_CHECKING:
+    from trainyard.profile.compare import Change, Comparison
+    from trainyard.profile.result import Bound, ProfileAnalysis, RankAnalysis
+
+FILES = (
+    ("PDF", "report.pdf"),
+    ("timeline, zoomable", "timeline.html"),
+    ("trace for Perfetto", "trace.json.gz"),
+    ("analysis.json", "analysis.json"),
+    ("kernels, CSV", "tables/kernels.csv"),
+)
+EXPLAINED = "docs/profiles.md"
+MOST_KERNELS = 20
+FRACTIONS = {
+    "gpu_busy": "GPU busy",
+    "overlap": "communication hidden by compute",
+    "exposed_comm": "exposed communication",
+    "exposed_h2d": "exposed copies to the device",
+    "data_gap": "data gap",
+    "host_gap": "host gap (late launches)",
+    "sync_gap": "synchronisation gap",
+    "idle": "idle in all",
+    "unexplained": "idle without explanation",
+    "data_wait": "waiting for data",
+    "forward": "forward",
+    "backward": "backward",
+    "optimizer": "optimizer",
+    "host_time": "outside any phase",
+}
+
+
+def document_of(analysis: ProfileAnalysis, title: str) -> Document:
+    """Return the report on one profile."""
+    verdict = analysis.verdict
+    summary = [f"{verdict.headline}."]
+    summary += [_sentence(item.text) for item in verdict.findings if item.raised][:5]
+    steps = len(analysis.ranks[0].windows.start)
+    return Document(
+        title=clean(title),
+        subtitle=(
+            f"{count_of(len(analysis.ranks), 'rank')}, {count_of(steps, 'step')} each, "
+            f"{analysis.trace.total:,} events, {analysis.trace.ranks[0].format} traces"
+        ),
+        summary=tuple(clean(text) for text in summary),
+        key_figures=_keys(analysis),
+        sections=(
+            _verdict(analysis),
+            _where(analysis),
+            *_kernels(analysis),
+            _limits(analysis),
+        ),
+        files=FILES,
+        explained=EXPLAINED,
+    )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _keys(analysis: ProfileAnalysis) -> tuple[KeyFigure, ...]:
+    rank = analysis.ranks[0]
+    value, ends = scaled(rank.step_ms)
+    keys = [KeyFigure(value=f"{value} ms", label="per step, profiled", detail=ends)]
+    for bound, estimate in sorted(analysis.verdict.shares.items(), key=lambda i: -i[1].value)[:3]:
+        value, ends = shares(estimate)
+        keys.append(KeyFigure(value=value, label=f"{_bound(bound)}, all ranks", detail=ends))
+    return tuple(keys)
+
+
+def _bound(bound: Bound) -> str:
+    return {"host": "host and launches"}.get(bound.value, bound.value)
+
+
+def _verdict(analysis: ProfileAnalysis) -> Section:
+    verdict = analysis.verdict
+    blocks: list[Block] = [_recoverable(analysis), _suggestions(analysis)]
+    if verdict.controls:
+        blocks.insert(0, _controls(analysis))
+    else:
+        text = (
+            "No control was given: the class rests on the profile alone. Give the run's result with "
+            "--result, measured with controls = synthetic_input, no_sync"
+        )
+        blocks.append(Paragraph(text=text))
+    blocks.append(
+        Bullets(
+            items=tuple(
+                clean(f"{'raised' if item.raised else 'not raised'}: {item.text}")
+                for item in verdict.findings
+            )
+        )
+    )
+    return Section(anchor="verdict", title="What the step is bound by", blocks=tuple(blocks))
+
+
+def _controls(analysis: ProfileAnalysis) -> Table:
+    rows = []
+    for check in analysis.verdict.controls:
+        value, ends = shares(check.profile)
+        rows.append(
+            (
+                *cells(check.part.value, value, ends, percent(check.control)),
+                Cell(text="yes" if check.agrees else "no", tone="good" if check.agrees else "bad"),
+            )
+        )
+    return Table(
+        caption="The profile against the controls that need no profiler",
+        columns=columns("part", ">profile", ">95 % interval", ">control", "agree"),
+        rows=tuple(rows),
+        note="They agree when they differ by at most five points of the step beyond the interval.",
+    )
+
+
+def _recoverable(analysis: ProfileAnalysis) -> Table:
+    rows = []
+    for item in analysis.verdict.recoverable:
+        value, ends = scaled(item.ms, digits=3)
+        rows.append(cells(item.name, value, ends, item.how))
+    return Table(
+        caption="The largest recoverable times",
+        columns=columns("cause", ">ms per step", ">95 % interval", "<what would have to change"),
+        rows=tuple(rows),
+        note="Upper bounds: what a step would save if the cause vanished and nothing else grew. "
+        "Intervals are over the steps of this profile, not over runs.",
+    )
+
+
+def _suggestions(analysis: ProfileAnalysis) -> Table:
+    rows = [
+        cells(item.field or NOTHING, item.current or NOTHING, item.proposed or NOTHING, item.why)
+        for item in analysis.verdict.suggestions
+    ]
+    return Table(
+        caption="What to try next",
+        columns=columns("field", "now", "try", "<why"),
+        rows=tuple(rows),
+    )
+
+
+def _where(analysis: ProfileAnalysis) -> Section:
+    figures = [
+        item for item in figures_of(analysis) if item.name in {"step_timeline", "attribution"}
+    ]
+    return Section(
+        anchor="step",
+        title="Where the step goes",
+        blocks=(*figures, _parts(analysis), _fractions(analysis), *_stragglers(analysis)),
+    )
+
+
+def _parts(analysis: ProfileAnalysis) -> Table:
+    rows = []
+    for part in columns_of(analysis.mode):
+        values = [number(float(item.frame[part].mean()) / 1e6) for item in analysis.ranks[:6]]
+        rows.append(cells(LABELS[part], *values))
+    return Table(
+        caption="Parts of the step, milliseconds",
+        columns=columns("part", *(f">rank {item.rank}" for item in analysis.ranks[:6])),
+        rows=tuple(rows),
+        note="The parts overlap nowhere and add up to the step.",
+        csv="tables/parts.csv",
+    )
+
+
+def _fractions(analysis: ProfileAnalysis) -> Table:
+    rank = analysis.ranks[0]
+    rows = []
+    for name, estimate in rank.fractions.items():
+        value, ends = shares(estimate)
+        rows.append(cells(FRACTIONS[name], value, ends))
+    if rank.pageable is not None:
+        rows.append(cells("host-to-device bytes from pageable memory", percent(rank.pageable), ""))
+    return Table(
+        caption=f"Fractions of rank {rank.rank}",
+        columns=columns("fraction", ">value", ">95 % interval"),
+        rows=tuple(rows),
+        note="Gaps may overlap each other here; the parts above do not. A dash: cannot be told.",
+        csv="tables/fractions.csv",
+    )
+
+
+def _stragglers(analysis: ProfileAnalysis) -> list[Block]:
+    found = analysis.stragglers
+    if found is None:
+        return [Paragraph(text=f"Waiting between ranks is not told: {analysis.no_stragglers}.")]
+    rows = [
+        cells(
+            str(item.rank),
+            str(int(found.last[place])),
+            number(float(found.waiting[place].mean()) / 1e6),
+            number(float(found.exposed[place].mean()) / 1e6),
+        )
+        for place, item in enumerate(analysis.ranks)
+    ]
+    note = f"{found.matched} collectives matched on all ranks, from {found.basis}"
+    if found.unmatched:
+        note += f"; {found.unmatched} of rank 0 have no partner and are left out"
+    return [
+        Table(
+            caption="Who waits for whom",
+            columns=columns(">rank", ">last to arrive", ">waits, ms per step", ">of it exposed"),
+            rows=tuple(rows),
+            note=f"{note}.",
+        )
+    ]
+
+
+def _kernels(analysis: ProfileAnalysis) -> list[Section]:
+    rank = analysis.ranks[0]
+    if rank.kernels is None:
+        return []
+    names = {"kernel_ranking", "roofline"}
+    figures = [item for item in figures_of(analysis) if item.name in names]
+    table = rank.kernels
+    efficiency = (
+        f"Kernel efficiency (time-weighted SOL over 95 % of the time): {table.efficiency:.0f} %. "
+        if table.efficiency is not None
+        else ""
+    )
+    text = (
+        f"{efficiency}{table.launches_per_step:.0f} launches a step, "
+        f"{percent(table.short_share, 0)} of them under 10 us; {percent(table.tensor_share, 0)} of "
+        "the compute time is in kernels that use tensor cores."
+    )
+    return [
+        Section(
+            anchor="kernels",
+            title="Kernels",
+            blocks=(Paragraph(text=text), *figures, _kernel_table(rank)),
+        )
+    ]
+
+
+def _kernel_table(rank: RankAnalysis) -> Table:
+    kernels = rank.kernels.kernels if rank.kernels else ()
+    steps = len(rank.windows.start)
+    rows = [
+        cells(
+            shortened(clean(kernel.name)),
+            number(kernel.calls / steps),
+            number(kernel.total_ns / steps / 1e6),
+            number(kernel.mean_ns / 1e3),
+            percent(kernel.share),
+            "communication" if kernel.collective else kernel.limit,
+            {True: "yes", False: "no", None: NOTHING}[kernel.tensor],
+            number(kernel.sol) if kernel.sol is not None else NOTHING,
+        )
+        for kernel in kernels[:MOST_KERNELS]
+    ]
+    return Table(
+        caption=f"Kernels of rank {rank.rank}",
+        columns=columns(
+            "<kernel", ">calls per step", ">ms per step", ">mean, us", ">share", "limit", "tensor",
+            ">SOL, %",
+        ),
+        rows=tuple(rows),
+        note="A dash or unknown: counters unavailable for this kernel.",
+        csv="tables/kernels.csv",
+    )  # fmt: skip
+
+
+def _limits(analysis: ProfileAnalysis) -> Section:
+    items = [clean(note.text) for note in analysis.notes]
+    for rank in analysis.ranks:
+        word = "within" if rank.explained else "above"
+        items.append(
+            f"Rank {rank.rank}: {number(rank.residual_ms)} ms of a step have no explanation, {word} "
+            f"the limit of {number(rank.residual_limit_ms)} ms"
+        )
+    items.append(
+        "Times are of the profiled run: a profiler slows what it measures. Throughput comes from "
+        "runs without one."
+    )
+    return Section(anchor="limits", title="What limits this", blocks=(Bullets(items=tuple(items)),))
+
+
+def comparison_document(
+    found: Comparison, before: ProfileAnalysis, after: ProfileAnalysis, title: str
+) -> Document:
+    """Return the report on two profiles."""
+    value, ends = scaled(found.step.lost, digits=3)
+    slower = "slower" if found.step.lost.value > 0 else "faster"
+    gained = "gains" if found.step.lost.value > 0 else "loses"
+    most = max(found.parts, key=lambda item: abs(item.lost.value))
+    summary = (
+        f"A step is {slower} by {value.lstrip('−')} ms: from {number(found.step.before_ms)} ms to "
+        f"{number(found.step.after_ms)} ms ({ends}).",
+        f"Most of it: {most.name}, {number(most.before_ms)} to {number(most.after_ms)} ms; the "
+        f"step {gained} {number(abs(most.lost.value))} ms there.",
+        f"Before: {before.verdict.headline}. After: {after.verdict.headline}.",
+    )
+    return Document(
+        title=clean(title),
+        subtitle=f"{count_of(len(before.ranks), 'rank')} each",
+        summary=tuple(clean(text) for text in summary),
+        key_figures=(
+            KeyFigure(value=f"{value} ms", label="lost per step", detail=ends),
+            KeyFigure(value=f"{number(found.step.before_ms)} ms", label="before", detail=""),
+            KeyFigure(value=f"{number(found.step.after_ms)} ms", label="after", detail=""),
+        ),
+        sections=(
+            Section(
+                anchor="parts",
+                title="Parts of the step",
+                blocks=(_changes("Time lost by part", found.parts, ""), _shares(found)),
+            ),
+            *(
+                [
+                    Section(
+                        anchor="kernels",
+                        title="Kernels",
+                        blocks=(_changes("Kernels", found.kernels, "tables/kernels.csv"),),
+                    )
+                ]
+                if found.kernels
+                else []
+            ),
+        ),
+        files=(("PDF", "report.pdf"), ("comparison.json", "comparison.json")),
+        explained=EXPLAINED,
+    )
+
+
+def _changes(caption: str, changes: tuple[Change, ...], csv: str) -> Table:
+    ranked = sorted(changes, key=lambda item: -abs(item.lost.value))[:MOST_KERNELS]
+    rows = []
+    for item in sorted(ranked, key=lambda item: -item.lost.value):
+        value, ends = scaled(item.lost, digits=3)
+        tone = ("bad" if item.lost.value > 0 else "good") if item.resolved else "quiet"
+        rows.append(
+            (
+                *cells(shortened(clean(item.name)), number(item.before_ms), number(item.after_ms)),
+                Cell(text=value, tone=tone),  # type: ignore[arg-type]
+                *cells(ends),
+            )
+        )
+    return Table(
+        caption=caption,
+        columns=columns("<what", ">before, ms", ">after, ms", ">lost, ms", ">95 % interval"),
+        rows=tuple(rows),
+        note="Per step, most time lost first; grey: cannot be told from no change.",
+        csv=csv,
+    )
+
+
+def _shares(found: Comparison) -> Table:
+    rows = []
+    for name, first, second in found.fractions:
+        (old, old_ends), (new, new_ends) = shares(first), shares(second)
+        rows.append(cells(FRACTIONS.get(name, name), old, old_ends, new, new_ends))
+    return Table(
+        caption="Shares of the first rank",
+        columns=columns("share", ">before", ">interval", ">after", ">interval"),
+        rows=tuple(rows),
+    )
