@@ -75,14 +75,15 @@ def _node_command(part: Part, site: Site, options: JobOptions) -> tuple[str, ...
     rank = (*_profiler(spec, site, part.paths, options), site.python, *trainer)
     if not spec.distributed or starts_ranks(spec, site):
         return before.around(rank)
-    torchrun = (site.python, "-m", "torch.distributed.run", "--max-restarts=0")
-    torchrun += (f"--nproc-per-node={spec.ranks_per_node}",)
+    count = f"--nproc-per-node={spec.ranks_per_node}"
+    torchrun = (site.python, "-m", "torch.distributed.run", "--max-restarts=0", count)
     # torchrun starts "-m trainer" by itself; anything in front makes it a program of its own.
     ranks = trainer if rank[0] == site.python else ("--no-python", *rank)
     if spec.nodes == 1:
         return before.around((*torchrun, "--standalone", *ranks))
-    torchrun += (f"--nnodes={spec.nodes}", "--rdzv-backend=c10d", f"--rdzv-id={part.paths.run_id}")
-    return before.around_text(f"{shlex.join(torchrun)} {_RENDEZVOUS} {shlex.join(ranks)}")
+    meeting = (f"--nnodes={spec.nodes}", "--rdzv-backend=c10d", f"--rdzv-id={part.paths.run_id}")
+    words = shlex.join((*torchrun, *meeting))
+    return before.around_text(f"{words} {_RENDEZVOUS} {shlex.join(ranks)}")
 
 
 def _profiler(spec: RunSpec, site: Site, paths: RunPaths, options: JobOptions) -> tuple[str, ...]:
