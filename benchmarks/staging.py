@@ -34,7 +34,8 @@ from typing import Any
 
 from trainyard.datasets.manifest import Manifest, archive_key
 from trainyard.datasets.stage import store_archive
-from trainyard.objectstore import ObjectStore, parallel_parts, part_size
+from trainyard.objectstore import ObjectStore
+from trainyard.s3transfer import parallel_parts, part_size
 from trainyard.settings import Settings
 
 GOAL_RATIO, GOAL_MEMORY = 0.8, 200_000_000

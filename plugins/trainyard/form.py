@@ -55,6 +55,8 @@ def _ranks_that_fit(ranks: tuple[int, ...], site: Site) -> tuple[int, ...]:
 
 
 def _typed(name: str, value: Any) -> Any:
+    if name == "dataset":
+        value = str(value).partition("@")[0]  # which version it is, the digest says
     if name in _ENUMS:
         return _member(_ENUMS[name], name, value)
     if name in _ENUM_LISTS:

@@ -23,18 +23,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from trainyard import s3client
 from trainyard.errors import UnavailableError
 from trainyard.files import Progress, VerifyingReader, ignore_progress
-from trainyard.s3transfer import download
+from trainyard.s3transfer import download, parallel_parts, part_size
 
 if TYPE_CHECKING:
     from minio import Minio
 
     from trainyard.settings import Settings
-
-PART_BYTES = 8 * 2**20
-"""Multipart part size up to 80 GB; S3 allows 10,000 parts, so larger objects need larger parts."""
-PARALLEL_PARTS = 3
-"""Parts in flight; one more is being read, so about four parts are in memory at a time."""
-_MOST_PARTS = 10_000
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -65,21 +59,6 @@ class StoreHealth:
     """Seconds for a write and a read of 1 KiB; NaN when it did not come to that."""
     detail: str
     """What was measured, or what is wrong and what to do."""
-
-
-def part_size(size_bytes: int) -> int:
-    """Return the part size in bytes for an object: ``PART_BYTES`` until 10,000 parts are reached.
-
-    Grows in steps of 1 MiB above 80 GB; 5 TiB, the largest object of S3, takes 525 MiB.
-    """
-    least = -(-size_bytes // _MOST_PARTS)
-    step = 2**20
-    return max(PART_BYTES, -(-least // step) * step)
-
-
-def parallel_parts(size_bytes: int) -> int:
-    """Return how many parts may be in flight so that memory stays near 128 MiB while it can."""
-    return max(1, min(PARALLEL_PARTS, 96 * 2**20 // part_size(size_bytes)))
 
 
 class ObjectStore:
@@ -272,6 +251,12 @@ class ObjectStore:
         """Return an address from which a browser may read *key* without credentials for a while."""
         with self._asking(f"signing an address of {key}"):
             return self.client.presigned_get_object(self.bucket, key, expires=valid)
+
+    def keys(self, prefix: str) -> list[str]:
+        """Return every key that begins with *prefix*, sorted."""
+        with self._asking(f"listing {prefix}"):
+            found = self.client.list_objects(self.bucket, prefix, recursive=True)
+            return sorted(str(one.object_name) for one in found if not one.is_dir)
 
     def remove(self, key: str) -> None:
         """Remove *key*; harmless when it is not there."""

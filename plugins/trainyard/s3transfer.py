@@ -20,10 +20,32 @@ import urllib3
 from trainyard.errors import DatasetError, UnavailableError
 from trainyard.files import CHUNK, Progress, disk_errors
 
+PART_BYTES = 8 * 2**20
+"""Multipart part size up to 80 GB; S3 allows 10,000 parts, so larger objects need larger parts."""
+PARALLEL_PARTS = 3
+"""Parts in flight; one more is being read, so about four parts are in memory at a time."""
+_MOST_PARTS = 10_000
+
+
 _ATTEMPTS = 4
 _AHEAD = 32
 """Chunks that may wait to be hashed: at most 32 MiB."""
 _PAUSE_S = 0.3
+
+
+def part_size(size_bytes: int) -> int:
+    """Return the part size in bytes for an object: ``PART_BYTES`` until 10,000 parts are reached.
+
+    Grows in steps of 1 MiB above 80 GB; 5 TiB, the largest object of S3, takes 525 MiB.
+    """
+    least = -(-size_bytes // _MOST_PARTS)
+    step = 2**20
+    return max(PART_BYTES, -(-least // step) * step)
+
+
+def parallel_parts(size_bytes: int) -> int:
+    """Return how many parts may be in flight so that memory stays near 128 MiB while it can."""
+    return max(1, min(PARALLEL_PARTS, 96 * 2**20 // part_size(size_bytes)))
 
 
 class _HashAhead:

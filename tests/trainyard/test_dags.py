@@ -154,6 +154,8 @@ class TestForms:
         [
             ("site", "moon"),
             ("dataset", "imagenet"),
+            ("dataset", "digits@newest"),
+            ("dataset", "digits@v0"),
             ("precision", "int8"),
             ("repeats", 0),
             ("repeats", 101),

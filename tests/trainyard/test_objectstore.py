@@ -16,7 +16,8 @@ from tests.fixtures.faults import proxy_to
 from tests.fixtures.s3 import through
 from tests.fixtures.settings import make_settings
 from trainyard.errors import DatasetError, UnavailableError
-from trainyard.objectstore import PART_BYTES, ObjectStore, parallel_parts, part_size
+from trainyard.objectstore import ObjectStore
+from trainyard.s3transfer import PART_BYTES, parallel_parts, part_size
 
 BIG = os.urandom(3 * PART_BYTES + 12_345)
 DIGEST = hashlib.sha256(BIG).hexdigest()

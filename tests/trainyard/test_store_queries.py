@@ -275,6 +275,46 @@ def answers_dataset(store):
     assert json.loads(row["manifest"])["counts"] == [1]
 
 
+def answers_dataset_versions(store):
+    from trainyard.store.storage import forget_version, register_version
+
+    assert [register_version(store, "digits", digest) for digest in ("cd", "ef", "cd")] == [1, 2, 1]
+    assert register_version(store, "other", "cd") == 1
+    forget_version(store, "digits", 2)
+    rows = store.query("dataset_versions", name="digits")
+    assert values(rows, "version", "digest") == [(1, "cd"), (2, "ef")]
+    assert [row["deleted_at"] is None for row in rows] == [True, False]
+    assert register_version(store, "digits", "ff") == 3, "a number is never given twice"
+    assert register_version(store, "digits", "ef") == 2, "staged again, it is what it was"
+
+
+def answers_dataset_references(store):
+    digest = store.query("study_runs", study_id="night-2")[0]["dataset_digest"]
+    rows = store.query("dataset_references", dataset_digest=digest)
+    assert {row["run_id"] for row in rows if row["kind"] == "run"} >= {"b-lost", "b-good"}
+    assert store.query("dataset_references", dataset_digest="no such") == []
+
+
+def answers_run_artifacts(store):
+    from trainyard.store.storage import save_artifacts
+
+    for missing in (3, 0):
+        save_artifacts(
+            store, "b-good", stored=7 - missing, missing=missing, size_bytes=9, detail=ODD_TEXT
+        )
+    (row,) = store.query("run_artifacts", run_id="b-good")
+    assert values([row], "stored", "missing", "size_bytes", "detail") == [(7, 0, 9, ODD_TEXT)]
+
+
+def answers_runs_missing_artifacts(store):
+    from trainyard.store.storage import save_artifacts
+
+    for run_id, missing in (("b-good", 0), ("b-lost", 2)):
+        save_artifacts(store, run_id, stored=1, missing=missing, size_bytes=9, detail="down")
+    rows = store.query("runs_missing_artifacts")
+    assert values(rows, "run_id", "missing", "study_id") == [("b-lost", 2, "night-2")]
+
+
 def answers_pending_lineage(store):
     rows = store.query("pending_lineage")
     assert rows[0]["run_id"] == "b-lost", "without an end first"

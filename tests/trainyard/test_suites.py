@@ -196,6 +196,10 @@ class TestForm:
         )
         assert found.ranks == (1, 64)
 
+    def test_a_version_is_its_digest(self, tmp_path):
+        found = study_parameters({"dataset": "digits@v2"}, site(tmp_path), dataset_digest=DIGEST)
+        assert (found.dataset, found.dataset_digest) == ("digits", DIGEST)
+
     @pytest.mark.parametrize(
         ("values", "words"),
         [

@@ -10,15 +10,19 @@ from trainyard.datasets.catalogue import DatasetSource, choices, find
 from trainyard.datasets.manifest import Manifest, QualityCheck, SplitCount, Verdict
 from trainyard.datasets.materialise import prepare
 from trainyard.datasets.stage import fetch, staged
+from trainyard.datasets.versions import Reference, Version, fetch_version
 
 __all__ = [
     "DatasetSource",
     "Manifest",
     "QualityCheck",
+    "Reference",
     "SplitCount",
     "Verdict",
+    "Version",
     "choices",
     "fetch",
+    "fetch_version",
     "find",
     "prepare",
     "staged",

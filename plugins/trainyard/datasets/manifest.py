@@ -57,6 +57,7 @@ class Manifest:
     counts: tuple[SplitCount, ...] = doc("Images per split and class")
     classes: tuple[str, ...] = doc("Class names in label order")
     quality: tuple[QualityCheck, ...] = doc("Checks of the images")
+    version: int = doc("Its number among the versions of its name; 0: none yet", default=0)
 
     @property
     def key(self) -> str:
@@ -67,6 +68,11 @@ class Manifest:
 def manifest_key(name: str, digest: str) -> str:
     """Return the key of a manifest."""
     return f"manifests/{name}/{digest}.json"
+
+
+def version_key(name: str, version: int) -> str:
+    """Return the key of a version's own copy of its manifest."""
+    return f"manifests/{name}/v{version}.json"
 
 
 def archive_key(digest: str) -> str:

@@ -96,14 +96,12 @@ def dataset_form() -> dict[str, Param]:
         "dataset": Param(
             Dataset.DIGITS.value,
             type="string",
-            enum=[member.value for member in Dataset],
-            values_display={
-                "digits": "digits: 1,797 handwritten digits, offline",
-                "cifar10": "cifar10: 60,000 photographs, 163 MiB download",
-                "synthetic": "synthetic: made on the spot, no input cost",
-            },
+            pattern=f"^({'|'.join(Dataset)})(@(latest|v[1-9][0-9]*))?$",
+            examples=[*(member.value for member in Dataset), "digits@latest", "digits@v1"],
             title="Data set",
-            description="What the network learns; downloaded, verified and staged once.",
+            description="digits: 1,797 handwritten digits, offline; cifar10: 60,000 photographs, "
+            "163 MiB download; synthetic: made on the spot. A version can follow: digits@v1, "
+            "digits@latest.",
             section=_WHAT,
         )
     }

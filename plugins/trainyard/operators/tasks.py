@@ -92,7 +92,8 @@ class VerifyEnvironmentOperator(_SiteOperator):
 class FetchDatasetOperator(_SiteOperator):
     """Stages a data set and prepares it where the site's runs read it; returns its digest.
 
-    :param dataset: Name of the data set; ``synthetic`` needs nothing. (templated)
+    :param dataset: Data set, as name, name@latest or name@v1; ``synthetic`` needs nothing.
+        (templated)
     :param site: Name of the site. (templated)
     """
 
@@ -105,18 +106,17 @@ class FetchDatasetOperator(_SiteOperator):
 
     def execute(self, context: Context) -> str:
         """Return the SHA-256 of the staged archive, empty for synthetic data."""
-        from trainyard.datasets import fetch, prepare
-        from trainyard.store import open_store
+        from trainyard.datasets import fetch_version, prepare
 
         if self.dataset == Dataset.SYNTHETIC:
             self.log.info("Synthetic data is made by the trainer; nothing to fetch")
             return ""
         settings, site = self.places()
-        manifest = fetch(self.dataset, settings=settings)
-        with open_store(settings.results_url) as store:
-            store.save_dataset(manifest)
+        # An alias is resolved here, once; the digest is what every run of the study is given.
+        manifest, version = fetch_version(self.dataset, settings=settings)
+        context["ti"].xcom_push("dataset_version", str(version))
         folder = prepare(manifest, Path(site.data_dir), settings)
-        self.log.info("%s (%s bytes) is ready in %s", manifest.digest, manifest.size_bytes, folder)
+        self.log.info("%s (%s) is ready in %s", version, manifest.digest, folder)
         return manifest.digest
 
 

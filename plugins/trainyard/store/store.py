@@ -78,7 +78,7 @@ class Store:
         columns = records.run_columns(row)
         children = records.run_children(row)
         links = {name: columns[name] for name in records.LINK_COLUMNS}
-        with self._writing():
+        with self.writing():
             _, kept = self.engine.fetch(write.upsert_run(columns, tuple(links)), columns)
             if not kept:
                 self._link(row.run_id, links, replace=False)
@@ -99,7 +99,7 @@ class Store:
             "mlflow_url": mlflow_url,
             "artifacts_uri": artifacts_uri,
         }
-        with self._writing():
+        with self.writing():
             self._link(run_id, given, replace=True)
 
     def save_usage(self, run_id: str, jobs: Sequence[Mapping[str, Any]]) -> None:
@@ -108,7 +108,7 @@ class Store:
         *jobs* have the columns of ``run_jobs`` (see ``backends.JobUsage``).
         """
         rows = [{"run_id": run_id} | records.job_columns(job) for job in jobs]
-        with self._writing():
+        with self.writing():
             self.engine.fetch("DELETE FROM run_jobs WHERE run_id = :run_id", {"run_id": run_id})
             if rows:
                 self.engine.fetch_many(write.insert("run_jobs", rows[0]), rows)
@@ -117,7 +117,7 @@ class Store:
         """Store *row*; a second time replaces the first, but an empty link keeps the stored one."""
         columns = records.study_columns(row)
         sql = write.upsert("studies", columns, ("study_id",), keep_filled=_LINKS_OF_STUDY)
-        with self._writing():
+        with self.writing():
             self.engine.fetch(sql, columns)
 
     def save_dataset(self, manifest: object) -> None:
@@ -133,7 +133,7 @@ class Store:
             "retrieved_at": moment(data["retrieved_at"], "retrieved_at"),
             "manifest": records.json_text(data),
         }
-        with self._writing():
+        with self.writing():
             self.engine.fetch(write.upsert("datasets", columns, ("name", "digest")), columns)
 
     def save_environment_checks(self, checks: Sequence[EnvironmentCheck]) -> None:
@@ -142,14 +142,14 @@ class Store:
         if not rows:
             return
         sql = write.upsert("environment_checks", rows[0], ("site", "checked_at", "name"))
-        with self._writing():
+        with self.writing():
             self.engine.fetch_many(sql, rows)
 
     def save_audit(self, row: AuditRow) -> None:
         """Store who had a DAG run; a second time, when it ends, replaces the first."""
         columns = records.audit_columns(row)
         sql = write.upsert("dag_run_audit", columns, ("dag_id", "dag_run_id"))
-        with self._writing():
+        with self.writing():
             self.engine.fetch(sql, columns)
 
     # asking
@@ -218,7 +218,8 @@ class Store:
             check_schema(self.engine)
             self._checked = True
 
-    def _writing(self) -> AbstractContextManager[None]:
+    def writing(self) -> AbstractContextManager[None]:
+        """Return a transaction for a module of this package that writes tables of its own."""
         self._check()
         return self.engine.transaction()
 
