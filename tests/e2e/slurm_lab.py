@@ -59,21 +59,23 @@ class Lab:
 class Scenario:
     """One DAG run with one training run."""
 
+    task = "run_on_slurm"
+
     def __init__(self, lab: Lab, dag_run_id: str, seed: int) -> None:
         self.lab = lab
         self.api = lab.stack.api
         self.dag_run_id = dag_run_id
         self.seed = seed
-        run_id = run_id_of("train", dag_run_id, "run_on_slurm", 0)
+        run_id = run_id_of("train", dag_run_id, self.task, 0)
         self.paths = RunPaths(root=lab.stack.paths.runs, run_id=run_id)
 
     @property
     def path(self) -> str:
-        return f"{RUNS}/{self.dag_run_id}/taskInstances/run_on_slurm/0"
+        return f"{RUNS}/{self.dag_run_id}/taskInstances/{self.task}/0"
 
     def state(self) -> str:
         for task in self.api.tasks("train", self.dag_run_id):
-            if task.key == ("run_on_slurm", 0):
+            if task.key == (self.task, 0):
                 return task.state
         return ""
 
@@ -92,7 +94,7 @@ class Scenario:
         return file.read_text().splitlines() if file.exists() else []
 
     def clear(self) -> None:
-        body = {"dry_run": False, "dag_run_id": self.dag_run_id, "task_ids": ["run_on_slurm"],
+        body = {"dry_run": False, "dag_run_id": self.dag_run_id, "task_ids": [self.task],
                 "only_failed": False, "reset_dag_runs": True}  # fmt: skip
         self.api.call("POST", "/api/v2/dags/train/clearTaskInstances", json=body)
 
@@ -126,11 +128,11 @@ class Scenario:
     def log(self) -> str:
         """The log of the newest try: a busy scheduler may have counted one that never began."""
         found = self.api.tasks("train", self.dag_run_id)
-        number = next(task.try_number for task in found if task.key == ("run_on_slurm", 0))
+        number = next(task.try_number for task in found if task.key == (self.task, 0))
         text, token = "", None
         for _ in range(20):
             params = {"full_content": True, "map_index": 0} | ({"token": token} if token else {})
-            base = f"{RUNS}/{self.dag_run_id}/taskInstances/run_on_slurm/logs/{number}"
+            base = f"{RUNS}/{self.dag_run_id}/taskInstances/{self.task}/logs/{number}"
             answer = self.api.call("GET", base, params=params)
             text += json.dumps(answer["content"])
             token = answer.get("continuation_token")
