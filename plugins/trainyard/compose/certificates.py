@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 from trainyard.compose.envfile import write_private
+from trainyard.compose.render import LoginKeys
 from trainyard.errors import ConfigurationError, UnavailableError
 
 _AUTHORITY_DAYS = 3650
@@ -125,12 +125,25 @@ def tool(name: str, *arguments: str, package: str = "") -> str:
     return done.stdout
 
 
-def login_keys(folder: Path) -> tuple[Path, Path]:
-    """Make the SSH key of users and that of the login node once; return both private files."""
+def login_keys(folder: Path) -> LoginKeys:
+    """Make the SSH key of users and that of the login node once; return both.
+
+    Raises ``UnavailableError`` without ssh-keygen.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    made: Sequence[Path] = (folder / "user_key", folder / "host_key")
-    for path in made:
+    user, host = folder / "user_key", folder / "host_key"
+    for path in (user, host):
         if not path.is_file():
             tool("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "trainyard", "-f", str(path),
                  package="openssh-client")  # fmt: skip
-    return made[0], made[1]
+    return LoginKeys(
+        host_public=_public(host),
+        host_private=host.read_text(),
+        user_public=_public(user),
+        user_private=user.read_text(),
+    )
+
+
+def _public(private: Path) -> str:
+    kind, key, *_ = private.with_suffix(".pub").read_text().split()
+    return f"{kind} {key}"

@@ -118,6 +118,7 @@ KEYS: tuple[Key, ...] = (
     _choice("TRAINER_CORES", "", "Cores of one run in containers; empty: all of this machine"),
     _choice("TRAINER_GPUS", "0", "GPUs of one run in containers"),
     _choice("SLURM_NODE_CPUS", 1, "Cores of each node of the profile slurm"),
+    _choice("SLURM_NODE_MEMORY_MB", 2048, "Memory of each of these nodes in MiB"),
     _secret("POSTGRES_PASSWORD", "Superuser of PostgreSQL; no service uses it"),
     _secret("AIRFLOW_DB_PASSWORD", "Owner of Airflow's metadata database"),
     _secret("MLFLOW_DB_PASSWORD", "Owner of MLflow's database"),
@@ -133,7 +134,8 @@ KEYS: tuple[Key, ...] = (
     _secret("MINIO_ROOT_PASSWORD", "MinIO's user root; no service but minio-setup uses it"),
     _secret("S3_SECRET_KEY", "MinIO's user trainyard: its own bucket, nothing else"),
     _secret("MLFLOW_S3_SECRET_KEY", "MinIO's user mlflow: its own bucket, nothing else"),
-    _secret("SLURM_DB_PASSWORD", "Slurm's accounting database"),
+    _secret("SLURM_DB_ROOT_PASSWORD", "Superuser of Slurm's accounting database; unused"),
+    _secret("SLURM_DB_PASSWORD", "Owner of Slurm's accounting database"),
     _secret("SLURM_MUNGE_KEY", "What the nodes of a Slurm cluster trust each other by", munge_key),
 )  # fmt: skip
 BY_NAME = {key.name: key for key in KEYS}

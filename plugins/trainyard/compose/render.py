@@ -22,6 +22,16 @@ SLURM_NODES = 2
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
+class LoginKeys:
+    """Both ends of SSH to the login node; public keys as ``ssh-ed25519 AAAA…``."""
+
+    host_public: str = ""
+    host_private: str = ""
+    user_public: str = ""
+    user_private: str = ""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
 class Place:
     """What rendering must know beside ``.env``."""
 
@@ -33,10 +43,8 @@ class Place:
     """Optional parts that run."""
     tls: bool = False
     """Whether the TLS proxy stands before the web interfaces."""
-    host_key: str = ""
-    """Public host key of the Slurm login node, ``ssh-ed25519 AAAA…``."""
-    private_key: str = ""
-    """Private key that logs in there."""
+    login: LoginKeys = LoginKeys()
+    """Keys of the Slurm login node; empty without that part."""
 
 
 def files(values: Mapping[str, str], place: Place) -> dict[str, str | bytes]:
@@ -46,7 +54,9 @@ def files(values: Mapping[str, str], place: Place) -> dict[str, str | bytes]:
     rendered |= {
         "mlflow_s3_credentials": _aws("mlflow", values["MLFLOW_S3_SECRET_KEY"]),
         "slurm_munge_key": base64.b64decode(values["SLURM_MUNGE_KEY"]),
-        "slurm_ssh_key": place.private_key,
+        "slurm_ssh_key": place.login.user_private,
+        "slurm_ssh_host_key": place.login.host_private,
+        "slurm_ssh_authorized_keys": place.login.user_public + "\n",
         "settings.toml": toml(settings(values, place)),
         "settings-reader.toml": toml(reader_settings(values, place)),
         "sites.toml": sites(values, place),
@@ -74,6 +84,7 @@ _AS_THEY_ARE = {
     "minio_root_password": "MINIO_ROOT_PASSWORD",
     "s3_secret_key": "S3_SECRET_KEY",
     "mlflow_s3_secret_key": "MLFLOW_S3_SECRET_KEY",
+    "slurm_db_root_password": "SLURM_DB_ROOT_PASSWORD",
     "slurm_db_password": "SLURM_DB_PASSWORD",
 }
 
@@ -202,7 +213,7 @@ def connections(place: Place) -> dict[str, dict[str, Any]]:
         "login": _LOGIN_USER,
         "extra": {
             "key_file": "/run/secrets/slurm_ssh_key",
-            "host_key": place.host_key,
+            "host_key": place.login.host_public,
             "no_host_key_check": False,
         },
     }

@@ -72,6 +72,8 @@ def describe(options: Options, values: dict[str, str]) -> Stack:
         "TRAINYARD_STACK_DIR": str(folder),
         "DOCKER_SOCKET": str(socket),
         "TRAINYARD_EXECUTOR": "CeleryExecutor" if "celery" in profiles else "LocalExecutor",
+        # A job may ask for all the memory of its node; slurmd needs some beside it.
+        "SLURM_NODE_LIMIT_MB": str(int(values["SLURM_NODE_MEMORY_MB"]) + 256),
         **_mlflow_names(values),
     }
     if socket.exists():
@@ -134,9 +136,7 @@ def _place(stack: Stack) -> render.Place:
     if stack.tls:
         certificates.ensure(stack.folder / "tls", stack.values["TLS_NAMES"])
     if "slurm" in place.profiles:
-        user, host = certificates.login_keys(stack.folder / "ssh")
-        kind, key, *_ = host.with_suffix(".pub").read_text().split()
-        place = replace(place, host_key=f"{kind} {key}", private_key=user.read_text())
+        place = replace(place, login=certificates.login_keys(stack.folder / "ssh"))
     return place
 
 

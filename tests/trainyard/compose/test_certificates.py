@@ -95,7 +95,7 @@ def test_half_a_pair_and_a_pair_that_is_none_are_refused(tmp_path):
 
 def test_an_expired_one_is_refused_by_name(tmp_path):
     make(tmp_path, days=-1)
-    with pytest.raises(ConfigurationError, match="tls.crt has expired"):
+    with pytest.raises(ConfigurationError, match=r"tls.crt has expired"):
         certificates.ensure(tmp_path, "localhost")
 
 

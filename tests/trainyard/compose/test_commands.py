@@ -48,13 +48,13 @@ def config(*ports: tuple[str, int]) -> dict:
 
 def test_without_docker_the_error_names_the_way_without_it(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UnavailableError, match="not installed.*`make demo`"):
+    with pytest.raises(UnavailableError, match=r"not installed.*`make demo`"):
         check_compose()
 
 
 def test_without_the_plugin_the_error_names_its_packages(fake_docker):
     fake_docker("echo \"docker: 'compose' is not a docker command.\" >&2; exit 1")
-    with pytest.raises(UnavailableError, match="docker-compose-plugin.*is not a docker command"):
+    with pytest.raises(UnavailableError, match=r"docker-compose-plugin.*is not a docker command"):
         check_compose()
 
 
@@ -65,7 +65,7 @@ def test_an_old_plugin_is_refused_by_number(fake_docker, found, fits):
     if fits:
         check_compose()
     else:
-        with pytest.raises(UnavailableError, match="Compose is 2.24.3.*2.24.4 or newer"):
+        with pytest.raises(UnavailableError, match=r"Compose is 2.24.3.*2.24.4 or newer"):
             check_compose()
 
 
@@ -112,7 +112,7 @@ def test_too_little_memory_or_disk_is_a_number_and_a_way_out(tmp_path, monkeypat
     enough = Engine(cores=2, memory_bytes=16 * 2**30, root=str(tmp_path))
     checks.check_room(enough, images=True)
     monkeypatch.setattr(checks, "LEAST_DISK", 2**60)
-    with pytest.raises(UnavailableError, match="GiB free, the stack needs.*docker system df"):
+    with pytest.raises(UnavailableError, match=r"GiB free, the stack needs.*docker system df"):
         checks.check_room(enough, images=True)
     # The engine's folder may be on another machine.
     checks.check_room(Engine(cores=2, memory_bytes=2**34, root="/nowhere"), images=True)

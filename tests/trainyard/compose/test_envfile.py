@@ -114,7 +114,8 @@ def test_compose_reads_the_same_values_as_we_do(tmp_path):
 @given(
     st.dictionaries(
         st.from_regex(r"[A-Z_][A-Z0-9_]{0,20}", fullmatch=True),
-        st.text(st.characters(codec="ascii", exclude_characters="'\"\n\r", categories=["L", "N", "P", "Zs"])),
+        st.text(st.characters(codec="ascii", exclude_characters="'\"\n\r",
+                              categories=["L", "N", "P", "Zs"])),
         max_size=6,
     )
 )  # fmt: skip
@@ -138,7 +139,7 @@ def test_a_line_that_is_none_is_named_without_its_value(text, named):
 def test_a_file_of_another_format_is_refused_and_left_alone(tmp_path):
     path = tmp_path / ".env"
     path.write_text("TRAINYARD_ENV=7\n")
-    with pytest.raises(ConfigurationError, match="TRAINYARD_ENV = '7'.*format 1"):
+    with pytest.raises(ConfigurationError, match=r"TRAINYARD_ENV = '7'.*format 1"):
         envfile.ensure(path)
     assert path.read_text() == "TRAINYARD_ENV=7\n"
 

@@ -17,7 +17,8 @@ from trainyard.sites import Launcher, parse_sites
 PLAIN = render.Place(project="trainyard", cores=8, profiles=frozenset())
 CLUSTER = render.Place(
     project="bench", cores=8, profiles=frozenset({"slurm"}), tls=True,
-    host_key="ssh-ed25519 AAAA", private_key="PRIVATE",
+    login=render.LoginKeys(host_public="ssh-ed25519 AAAA", host_private="HOST PRIVATE",
+                           user_public="ssh-ed25519 BBBB", user_private="USER PRIVATE"),
 )  # fmt: skip
 
 
