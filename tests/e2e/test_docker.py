@@ -6,6 +6,7 @@ The trainer is a stand-in but in the last test, which trains in the trainer's ow
 from __future__ import annotations
 
 import os
+
 import pytest
 
 from tests.e2e.docker_lab import PROGRAM, DockerLab
