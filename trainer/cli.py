@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer import nsight
 from trainer.contract import ContractError, RunResult, RunSpec, Status, loads
 from trainer.failures import BadInputError, RunError
 from trainer.journal import Journal
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BadInputError, OSError) as error:
         print(f"trainer: {error}", file=sys.stderr)  # noqa: T201
         return BadInputError.exit_code
+    if (spec := _profiled(options.spec)) is not None:
+        return _outside(spec, options, place, sys.argv[1:] if arguments is None else arguments)
     journal = Journal(run_dir=options.run_dir.absolute(), place=place, git=Git())
     last_words = LastWords(journal)
     last_words.watch()
@@ -42,6 +45,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         # Not `return`: the interpreter's own end would wait in the destructors of a broken group.
         os._exit(error.exit_code if isinstance(error, RunError) else 1)
+
+
+def _profiled(path: Path) -> RunSpec | None:
+    """Return the spec in *path* when this process is to start its rank under Nsight."""
+    try:
+        spec = _read_spec(path)
+    except BadInputError:
+        return None  # said again, and recorded, on the ordinary way
+    return spec if nsight.is_outer(spec, os.environ) else None
+
+
+def _outside(
+    spec: RunSpec, options: argparse.Namespace, place: Place, arguments: Sequence[str]
+) -> int:
+    try:
+        return nsight.run(spec, options.run_dir.absolute(), place.rank, arguments)
+    except BadInputError as error:
+        journal = Journal(run_dir=options.run_dir.absolute(), place=place, git=Git(), spec=spec)
+        LastWords(journal).fail(error)
+        return error.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:

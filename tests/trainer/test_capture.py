@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import itertools
 import json
+import os
+import sqlite3
+import subprocess
+import time
 from collections import Counter
 
 import pytest
 
-from tests.trainer.conftest import execute, make_spec
-from trainer.contract import ContractError, Flag, Profiler, RunSpec, Stall, WindowKind
+from tests.requirements import need
+from tests.trainer.conftest import command, environment, execute, make_spec
+from trainer import nsight
+from trainer.contract import (
+    ContractError,
+    Device,
+    Flag,
+    Profiler,
+    RunResult,
+    RunSpec,
+    Stall,
+    WindowKind,
+    loads,
+)
+from trainer.failures import BadInputError
 from trainer.segments import segments
 
 STEPS = 6
@@ -145,3 +163,118 @@ def test_segments_keep_the_captured_end_apart():
 def test_specs_that_cannot_be_profiled_are_refused(changes, says):
     with pytest.raises(ContractError, match=says):
         base(**changes)
+
+
+@pytest.fixture(scope="module")
+def nsys() -> None:
+    try:
+        nsight.find("nsys", os.environ)
+    except BadInputError as error:
+        need(False, f"Nsight Systems (tests/install_nsys.sh): {error}")
+
+
+@pytest.mark.slow
+def test_nsys_leaves_one_database_per_rank_with_every_range(nsys, plain, data, tmp_path):
+    done = execute(base(profiler=Profiler.NSYS), tmp_path / "run", data)
+    assert done.code == 0, done.output
+    assert done.result.parameter_hash == plain.result.parameter_hash
+    for rank in (0, 1):
+        path = done.run_dir / "profiles" / f"rank{rank}.sqlite"
+        assert path.exists(), done.output
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            rows = database.execute(
+                "select coalesce(text, value), count(*) from NVTX_EVENTS "
+                "left join StringIds on id = textId where end is not null group by 1"
+            )
+            counts = dict(rows)
+        for name in ("step", "data", "forward", "backward", "optimizer"):
+            assert counts[name] == STEPS, counts
+        assert counts["collective"] >= STEPS
+    assert not list((done.run_dir / "profiles").glob("*.problem.txt"))
+
+
+@pytest.mark.slow
+def test_a_failing_run_keeps_its_exit_code_under_nsys(nsys, tmp_path):
+    spec = base(ranks=1, per_rank_batch=16, profiler=Profiler.NSYS)
+    done = execute(spec, tmp_path / "run", tmp_path / "nowhere")
+    assert done.code == 1
+    assert "dataset.json" in done.result.reason
+
+
+@pytest.mark.slow
+def test_sigterm_reaches_the_trainer_below_nsys(nsys, data, tmp_path):
+    spec = base(ranks=1, per_rank_batch=16, epochs=100_000, profiler=Profiler.NSYS)
+    run_dir = tmp_path / "run"
+    process = subprocess.Popen(command(spec, run_dir, data), cwd=tmp_path, env=environment())
+    deadline = time.monotonic() + 60
+    journal = run_dir / "metrics.jsonl"
+    while not (journal.exists() and '"window"' in journal.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(60) == 1
+    result = loads(RunResult, (run_dir / "result.json").read_bytes())
+    assert "SIGTERM" in result.reason
+
+
+@pytest.mark.slow
+def test_a_missing_profiler_is_said_before_training(data, tmp_path):
+    python = tmp_path / "bin"
+    python.mkdir()
+    spec = base(ranks=1, per_rank_batch=16, device=Device.AUTO, profiler=Profiler.NCU)
+    done = execute(spec, tmp_path / "run", data, PATH=str(python))
+    assert done.code == 2
+    assert "no ncu on PATH" in done.output
+    assert "Nsight Compute" in done.result.reason
+
+
+def test_an_installation_beside_the_path_is_found(tmp_path):
+    home = tmp_path / "2025.1/bin"
+    home.mkdir(parents=True)
+    (home / "nsys").write_text("#!/bin/sh\n")
+    (home / "nsys").chmod(0o755)
+    assert nsight.find("nsys", {"PATH": "/nowhere"}, (f"{tmp_path}/*/bin",)) == str(home / "nsys")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "says"), [(False, "--trace=nvtx"), (True, "--capture-range=cudaProfilerApi")]
+)
+def test_nsys_waits_for_cuda_where_there_is_a_gpu(tmp_path, gpu, says):
+    tool = nsight.Tool(
+        path="nsys", profiler=Profiler.NSYS, gpu=gpu, folder=tmp_path / "profiles", rank=3
+    )
+    assert says in tool.prefix
+    assert tool.prefix[-2:] == ("-o", str(tmp_path / "profiles/rank3"))
+
+
+def test_gpu_is_guessed_without_torch(tmp_path):
+    (tmp_path / "dev").mkdir()
+    spec = base(profiler=Profiler.NSYS)
+    assert not nsight.uses_gpu(spec, {}, tmp_path)
+    (tmp_path / "dev/nvidiactl").touch()
+    assert nsight.uses_gpu(spec, {}, tmp_path)
+    assert not nsight.uses_gpu(spec, {"CUDA_VISIBLE_DEVICES": ""}, tmp_path)
+    assert not nsight.uses_gpu(base(profiler=Profiler.NSYS, device=Device.CPU), {}, tmp_path)
+
+
+@pytest.mark.parametrize(("made", "says"), [(None, "nothing was captured"), ("rank0", "no SQLite")])
+def test_a_profile_that_is_missing_or_empty_is_a_problem(tmp_path, made, says):
+    """A profiler that exports nothing and calls it success."""
+    fake = tmp_path / "nsys"
+    fake.write_text("#!/bin/sh\nexit 0\n")
+    fake.chmod(0o755)
+    tool = nsight.Tool(path=str(fake), profiler=Profiler.NSYS, gpu=False, folder=tmp_path, rank=0)
+    if made:
+        (tmp_path / f"{made}.nsys-rep").touch()
+    assert says in nsight.finish(tool)
+
+
+def test_counters_kept_for_administrators_are_named(tmp_path, monkeypatch):
+    params = tmp_path / "proc/driver/nvidia/params"
+    params.parent.mkdir(parents=True)
+    params.write_text("RmProfilingAdminOnly: 1\n")
+    monkeypatch.setattr(nsight.os, "geteuid", lambda: 1000)
+    with pytest.raises(BadInputError, match="ERR_NVGPUCTRPERM"):
+        nsight.check_permission(tmp_path)
+    params.write_text("RmProfilingAdminOnly: 0\n")
+    nsight.check_permission(tmp_path)
