@@ -62,10 +62,15 @@ AccountingStoreFlags=job_comment"
 }
 
 render_slurmdbd_conf() {
+  local password
+  password=$(<"$(secret slurm_db_password)")
+  # Slurm's parser takes quotes, # and \ for its own.
+  [[ $password =~ ^[A-Za-z0-9._~+/=-]+$ ]] ||
+    die "secret slurm_db_password: slurmdbd.conf can hold letters, digits and . _ ~ + / = - only"
   render slurmdbd.conf "$RUN/slurm/slurmdbd.conf" 0600 \
     "HOST=$(hostname)" "DB_HOST=${SLURM_DB_HOST:-slurm-accounting-db}" "DB_PORT=${SLURM_DB_PORT:-3306}" \
     "DB_USER=${SLURM_DB_USER:-slurm}" "DB_NAME=${SLURM_DB_NAME:-slurm_acct}" \
-    "DB_PASSWORD=$(<"$(secret slurm_db_password)")"
+    "DB_PASSWORD=$password"
 }
 
 render_ssh() {
