@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from trainyard import logs
 from trainyard.errors import TrainyardError
 from trainyard.exporter.catalogue import Sheet
 from trainyard.exporter.queue import queues
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code."""
     from prometheus_client import CollectorRegistry, start_http_server
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logs.configure()
     options = parse(arguments)
     try:
         exporter = make(options)
