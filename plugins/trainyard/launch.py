@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from trainer.contract import RunSpec
+from trainer.contract import Profiler, RunSpec
 from trainyard.apptainer.prefix import image_environment, prefix
 from trainyard.docker import render as containers
 from trainyard.docker import wrapper
@@ -98,6 +98,11 @@ def _check_fits(spec: RunSpec, site: Site) -> None:
         raise ConfigurationError(
             f"ranks = {spec.ranks}: site {site.name!r} runs at most {site.largest_ranks}; "
             "choose fewer ranks or raise largest_ranks in the site file"
+        )
+    if spec.profiler is Profiler.NCU and not site.gpus_per_node:
+        raise ConfigurationError(
+            f"profiler = 'ncu' counts on GPUs and site {site.name!r} gives a run none; choose nsys "
+            "or torch, or a GPU site"
         )
     if site.launcher is Launcher.PROCESS and spec.nodes > 1:
         raise ConfigurationError(

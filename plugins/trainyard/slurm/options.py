@@ -9,14 +9,6 @@ from enum import StrEnum
 from trainyard.errors import ConfigurationError
 
 
-class Profiler(StrEnum):
-    """What each rank runs under."""
-
-    NONE = "none"
-    NSYS = "nsys"
-    NCU = "ncu"
-
-
 class After(StrEnum):
     """Which end of another job a job waits for."""
 
@@ -70,8 +62,6 @@ class JobOptions:
     """Nodes to avoid this time, beside the site's."""
     tier: str = ""
     """Priority tier of the site."""
-    profiler: Profiler = Profiler.NONE
-    """What each rank runs under."""
     requeue: bool | None = None
     """Whether Slurm may start it again; None: as the site says."""
     hold: bool = False

@@ -102,7 +102,7 @@ def job_name_of_run(paths: RunPaths) -> str:
 
 
 def _argv(part: Part, site: Site, options: JobOptions) -> tuple[str, ...]:
-    return srun_command(part, site, options)
+    return srun_command(part, site)
 
 
 def _run(part: Part, site: Site, argv: tuple[str, ...], *, own_logs: bool = False) -> list[str]:

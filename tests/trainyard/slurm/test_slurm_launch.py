@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.contract import Dataset, Device, RunSpec, Scaling
+from trainer.contract import Dataset, Device, Profiler, RunSpec, Scaling
 from trainyard.apptainer.site import ApptainerSite, ImageIdentity, Mpi
 from trainyard.errors import ConfigurationError
 from trainyard.launch import launch, launch_array
 from trainyard.paths import RunPaths
 from trainyard.sites import Launcher, Site, parse_sites
 from trainyard.slurm.directives import directive
-from trainyard.slurm.options import After, Dependency, JobOptions, Profiler
+from trainyard.slurm.options import After, Dependency, JobOptions
 from trainyard.slurm.site import GpuOption, Rendezvous, SlurmSite, Tier
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "slurm-launch"
@@ -90,13 +90,10 @@ CASES = {
         JobOptions(requeue=False),
     ),
     "weak-2x4-container": (spec("weak-n8", 8, 2, scaling=Scaling.WEAK), CONTAINER, JobOptions()),
-    "nsys-2x4-full": (spec("profile", 8, 2), FULL, JobOptions(profiler=Profiler.NSYS)),
-    "nsys-1x2-bare": (spec("profile", 2), BARE, JobOptions(profiler=Profiler.NSYS)),
     "weak-2x4-mpi-hybrid": (spec("weak-n8", 8, 2, scaling=Scaling.WEAK), MPI, JobOptions()),
     "strong-1x2-mpi-bind": (
         spec("strong-n2", 2, scaling=Scaling.STRONG), HOST_MPI, JobOptions(),
     ),
-    "ncu-container": (spec("profile"), CONTAINER, JobOptions(profiler=Profiler.NCU)),
     "chained-full": (
         spec("chained"),
         FULL,
@@ -229,10 +226,14 @@ def test_a_cpu_run_on_a_gpu_site_asks_for_no_gpu():
     assert "gres" not in launch(spec(device=Device.CPU), FULL, PATHS).script
 
 
-@pytest.mark.parametrize(("run", "site"), [(spec("p", 2), FULL), (spec("p"), BARE)])
-def test_ncu_only_on_one_gpu(run, site):
+def test_ncu_only_where_there_are_gpus():
     with pytest.raises(ConfigurationError, match="ncu"):
-        launch(run, site, PATHS, JobOptions(profiler=Profiler.NCU))
+        launch(spec("p", profiler=Profiler.NCU), BARE, PATHS)
+
+
+def test_a_profiler_changes_nothing_of_how_a_run_is_started():
+    plain, profiled = spec("p", 2), spec("p", 2, profiler=Profiler.NSYS)
+    assert launch(profiled, FULL, PATHS).script == launch(plain, FULL, PATHS).script
 
 
 def test_a_script_that_slurm_would_refuse_is_not_rendered():
