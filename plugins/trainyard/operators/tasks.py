@@ -76,6 +76,10 @@ class VerifyEnvironmentOperator(_SiteOperator):
             from trainyard.hooks.docker import engine_of
 
             place = docker_checks(site, engine_of(site))
+        if site.apptainer is not None:
+            from trainyard.environment_apptainer import apptainer_checks
+
+            place = (place or {}) | apptainer_checks(site, transport_of(site))
         dag_run_id = identity_of(context).dag_run_id
         checks = verify(settings, site, dag_run_id=dag_run_id, place=place)
         self.log.info("Site %s:\n%s", site.name, table(checks))
