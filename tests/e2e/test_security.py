@@ -54,6 +54,12 @@ def test_a_task_that_tells_its_secrets_shows_stars(leak, secrets):
     assert "the end" in text
 
 
+def test_the_schedulers_copy_of_the_tasks_lines_shows_stars_too(stack, leak, secrets):
+    text = (stack.paths.logs / "airflow-scheduler.log").read_text()
+    assert not told(text, secrets)
+    assert "logged ***" in text
+
+
 def test_its_lines_say_what_they_are_about(leak):
     run_id, text = leak
     lines = [json.loads(line) for line in text.splitlines()]

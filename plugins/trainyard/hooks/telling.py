@@ -20,6 +20,27 @@ if TYPE_CHECKING:
 
 
 @hookimpl
+def on_starting(component: Any) -> None:
+    """Prepare a service: what it copies from its tasks to its own output hides secrets as well.
+
+    Airflow 3.3's LocalExecutor copies every line of every task to the scheduler's output, and masks
+    only the file. Its workers are forks of the scheduler and have what is set here.
+    """
+    del component
+    mask_settings()
+    _mask_output()
+
+
+def _mask_output() -> None:
+    import structlog
+    from airflow.sdk.log import mask_logs
+
+    *first, last = structlog.get_config()["processors"]
+    if mask_logs not in first:
+        structlog.configure(processors=[*first, mask_logs, last])
+
+
+@hookimpl
 def on_task_instance_running(previous_state: Any, task_instance: RuntimeTaskInstance) -> None:
     """Prepare the process of a task; Airflow calls this before the task's own code."""
     del previous_state
