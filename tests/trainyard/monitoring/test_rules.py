@@ -34,6 +34,7 @@ def test_promtool_accepts_the_configuration():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_unit_tests_of_the_rules_pass():
     done = run("promtool", "test", "rules", *TESTS)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -99,6 +100,7 @@ def copied(tmp_path: Path, change) -> Path:
     return tmp_path / "tests"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["({}) * 0 > 1", "({}) or vector(1)"], ids=["never", "always"])
 def test_the_unit_tests_notice_rules_that_never_or_always_fire(tmp_path, broken):
     folder = copied(tmp_path, broken.format)
