@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainyard.profile.model import base_name, normalised
+from trainyard.profile.names import base_name, normalised
 
 TIME = "seconds"
 COMPUTE_SOL = "compute_sol"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainyard.profile import counters as counters_
-from trainyard.profile.model import Kind, OperatorCost, normalised
+from trainyard.profile.model import Kind, OperatorCost
+from trainyard.profile.names import normalised
 
 if TYPE_CHECKING:
     from trainyard.profile.counters import Counters

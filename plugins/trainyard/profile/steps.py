@@ -19,7 +19,10 @@ _STEP = re.compile(
 BACKWARD_OPERATOR = "autograd::engine::evaluate_function"
 """Prefix of the operators that torch.profiler records for the nodes of a backward pass."""
 _PHASES: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("data", re.compile(r"data\b|data[ _]?(load|wait)|enumerate\(DataLoader|next batch", re.I)),
+    (
+        "data",
+        re.compile(r"(?<![a-z])data\b|data[ _]?(load|wait)|enumerate\(DataLoader|next batch", re.I),
+    ),
     (
         "collective",
         re.compile(

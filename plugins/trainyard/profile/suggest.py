@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trainyard.profile.result import Bound, Mode, Suggestion
+from trainyard.report.text import count_of
 
 if TYPE_CHECKING:
     from trainer.contract import RunSpec
@@ -93,7 +94,7 @@ def _communication(per_step: float | None, spec: RunSpec | None) -> list[Suggest
                 spec,
                 "bucket_cap_mb",
                 max(1, bucket // 4),
-                f"{per_step:.0f} collectives a step: smaller buckets start during backward",
+                f"{count_of(round(per_step), 'collective')} a step: smaller buckets start earlier",
             )
         )
     elif per_step is not None and per_step > MANY_COLLECTIVES:

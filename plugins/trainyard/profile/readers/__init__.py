@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from trainyard.profile.model import ProfileError, align
+from trainyard.profile.clocks import align
+from trainyard.profile.model import ProfileError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,7 +22,8 @@ from trainyard.profile.counters import (
     TIME,
     Counters,
 )
-from trainyard.profile.model import ProfileError, normalised
+from trainyard.profile.model import ProfileError
+from trainyard.profile.names import normalised
 
 if TYPE_CHECKING:
     from pathlib import Path

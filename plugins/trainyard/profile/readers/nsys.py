@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainyard.profile.model import NONE, Copy, Kind, ProfileError, collective_places
+from trainyard.profile.model import NONE, Copy, Kind, ProfileError
+from trainyard.profile.names import collective_places
 
 if TYPE_CHECKING:
     from trainyard.profile.model import Array

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 WARNING = 2
 """Severity levels of DIAGNOSTIC_EVENT: 1 information, 2 warning, 3 error."""
+_ABOUT = ("META_DATA_EXPORT", "EXPORT_META_DATA")
+"""What describes the export: now, and in 2022."""
 _LOSS = re.compile(r"lost|dropped|discarded|not all|might not|may be incomplete|no cuda", re.I)
 
 
@@ -65,8 +67,7 @@ def read_nsys(path: Path, rank: int | None = None) -> list[RankTrace]:
 
 
 def _check(base: Database) -> None:
-    ours = {"META_DATA_EXPORT", "TARGET_INFO_SESSION_START_TIME", "StringIds"}
-    if ours & base.tables.keys():
+    if {*_ABOUT, "TARGET_INFO_SESSION_START_TIME", "StringIds"} & base.tables.keys():
         return
     known = ", ".join(sorted(base.tables)[:5]) or "no table at all"
     raise ProfileError(
@@ -152,12 +153,13 @@ def _pids(threads: Array) -> Array:
 
 def _why_empty(base: Database, notes: list[Note]) -> str:
     said = " ".join(note.text for note in notes)
-    version = ""
-    if base.has("META_DATA_EXPORT", "name", "value"):
-        rows = base.rows(
-            "SELECT value FROM META_DATA_EXPORT WHERE name = 'EXPORT_SCHEMA_VERSION' LIMIT 1"
-        )
-        version = f", schema {rows[0][0]}" if rows else ""
+    known = [
+        str(row[0])
+        for table in _ABOUT
+        if base.has(table, "name", "value")
+        for row in base.rows(f"SELECT value FROM {table} WHERE name LIKE 'EXPORT_SCHEMA_VERSION'")  # noqa: S608
+    ]
+    version = f" (schema {known[0]})" if known else ""
     return (
         f"{base.path} holds neither device work nor NVTX ranges{version}: there is nothing to "
         "analyse. Capture with -t cuda,nvtx,osrt around running steps, and check that the "

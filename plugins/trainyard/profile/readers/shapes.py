@@ -16,7 +16,7 @@ import msgspec
 from trainyard.profile.model import OperatorCost
 
 if TYPE_CHECKING:
-    from trainyard.profile.readers.torch_trace import Event
+    from trainyard.profile.readers.torch_file import Event
 
 _BYTES = {
     "float": 4,

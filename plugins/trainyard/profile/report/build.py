@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from trainyard.profile.report.document import comparison_document, document_of
+from trainyard.profile.report.comparison import comparison_document
+from trainyard.profile.report.document import document_of
 from trainyard.profile.report.export import write_perfetto
 from trainyard.profile.report.parts import columns_of
 from trainyard.profile.report.timeline import timeline_html

@@ -65,6 +65,7 @@ def timeline_data(analysis: ProfileAnalysis, *, budget: int = BUDGET) -> dict[st
             float(steps.end[typical_step(analysis)] - origin) / 1e6,
         ],
         "names": list(names),
+        "parts": _PARTS,
         "colours": COLOURS,
         "labels": LABELS,
         "ranks": ranks,
@@ -117,6 +118,8 @@ class _Lanes:
             spans = {part: item.spans[part] for part in parts_ if len(item.spans[part])}
             lanes.append(self._parts(lane, spans))
         ranges = trace.ranges.where(trace.ranges.thread == item.windows.thread)
+        # Of two ranges that begin together the longer one is the outer.
+        ranges = ranges.where(np.lexsort((-ranges.end, ranges.start)))
         depth = _depths(ranges)
         for level in range(min(6, int(depth.max()) + 1 if len(ranges) else 0)):
             mine = ranges.where(depth == level)
@@ -171,6 +174,9 @@ class _Lanes:
         raw = self._raw(start[inside], end[inside], name[inside], colour[inside])
         return {"label": label, **self._levels(iv.union(start, end)), "raw": raw}
 
+    def _cut(self, end: int) -> bool:
+        return self.detail[end] != self.bounds[end]
+
     def _levels(self, spans: iv.Spans) -> dict[str, Any]:
         low, high = self.bounds
         levels = []
@@ -187,8 +193,9 @@ class _Lanes:
 
     def _raw(self, start: Array, end: Array, name: Array, colour: Array) -> dict[str, Any]:
         return {
-            "from": (self.detail[0] - self.origin) / 1e6,
-            "to": (self.detail[1] - self.origin) / 1e6,
+            # Where the profile ends there is nothing more to know: the detail reaches further.
+            "from": (self.detail[0] - self.origin) / 1e6 if self._cut(0) else -_FAR,
+            "to": (self.detail[1] - self.origin) / 1e6 if self._cut(1) else _FAR,
             "start": _packed((start - self.origin) / 1e6, np.float64),
             "length": _packed((end - start) / 1e6, np.float32),
             "name": _packed(name, np.uint32),
@@ -197,6 +204,7 @@ class _Lanes:
 
 
 _PARTS = list(COLOURS)
+_FAR = 1e15
 
 
 def _place(part: str) -> int:
