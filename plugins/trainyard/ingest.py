@@ -20,6 +20,7 @@ from trainyard.backends import (
     open_backend,
 )
 from trainyard.backends.identity import TaskIdentity
+from trainyard.errors import UnavailableError
 from trainyard.outcome import Outcome, judge
 from trainyard.paths import RunPaths
 from trainyard.settings import Settings
@@ -160,13 +161,11 @@ def _detach(store: Store, run_id: str, *, by: str) -> None:
 def _publish(settings: Settings, paths: RunPaths, row: RunRow) -> RunRow:
     """Put the run's files and its MLflow run where people look; return the row with the links."""
     from trainyard import lineage
-    from trainyard.objectstore import ObjectStore
     from trainyard.store import open_store
 
     if paths.run_dir.is_dir():
-        store = ObjectStore(settings)
-        store.put_artifacts(row.run_id, paths.run_dir)
-        row = replace(row, artifacts_uri=store.uri(f"runs/{row.run_id}/"))
+        _store_files(settings, paths)
+        row = replace(row, artifacts_uri=f"s3://{settings.s3_bucket}/runs/{row.run_id}/")
     found = lineage.record_run(settings, row, paths.run_dir)
     row = replace(row, mlflow_run_id=found.run_id, mlflow_url=found.url)
     with open_store(settings.results_url) as results:
@@ -177,3 +176,26 @@ def _publish(settings: Settings, paths: RunPaths, row: RunRow) -> RunRow:
             artifacts_uri=row.artifacts_uri,
         )
     return row
+
+
+def _store_files(settings: Settings, paths: RunPaths) -> None:
+    """Send what streaming has not sent; say in the database how complete the files are.
+
+    Raises ``UnavailableError`` when some are missing: the row says so until a later call succeeds.
+    """
+    from trainyard.store import open_store
+    from trainyard.store.storage import save_artifacts
+    from trainyard.streaming import finish
+
+    done = finish(settings, paths)
+    with open_store(settings.results_url) as results:
+        save_artifacts(
+            results,
+            paths.run_id,
+            stored=done.stored,
+            missing=done.missing,
+            size_bytes=done.size_bytes,
+            detail=done.detail,
+        )
+    if done.missing:
+        raise UnavailableError(f"{done.missing} files of run {paths.run_id}: {done.detail}")

@@ -134,6 +134,11 @@ class RunPaths:
         return self.run_dir / "recorded"
 
     @property
+    def streamed(self) -> Path:
+        """Which of the run's files are in the object store, and which are on their way."""
+        return self.run_dir / "streamed.json"
+
+    @property
     def wrapper_log(self) -> Path:
         """What the launch script itself said, for instance that a folder is missing."""
         return self.run_dir / "wrapper.log"

@@ -49,6 +49,13 @@ class Settings:
     """Folder for interrupted downloads, kept so that they can resume."""
     datasets_file: str = ""
     """TOML file of mirrors and further data sets (docs/datasets.md); empty: those built in."""
+    stream_every_s: int = 10
+    """Seconds between two looks for finished checkpoints, profiles and logs to send; 0: at the end
+    of the run only."""
+    stream_bytes_per_s: int = 0
+    """Most bytes per second that streaming one run sends; 0: as many as the line takes."""
+    keep_local_checkpoints: int = 2
+    """Checkpoints that stay in the run folder once they are stored; 1 or more."""
     keep_checkpoints_days: int = 14
     """Days after which streamed checkpoints expire in the object store (docs/storage.md)."""
     keep_profiles_days: int = 90
