@@ -38,6 +38,13 @@ def text_of(dashboard: Dashboard) -> str:
     """Return the file's text: JSON with sorted keys and a newline at its end."""
     made = _dashboard(dashboard).build()
     plain = json.loads(JSONEncoder().encode(made))
+    for variable in plain["templating"]["list"]:
+        for name in (
+            "auto",
+            "auto_min",
+            "auto_count",
+        ):  # of interval variables; Grafana 13 has none
+            variable.pop(name, None)
     return json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
