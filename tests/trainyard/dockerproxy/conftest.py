@@ -13,9 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.requirements import need
-
-ROOT = Path(__file__).resolve().parents[3]
 LABEL = "trainyard.test.dockerproxy"
 
 
@@ -38,32 +35,23 @@ class RunningProxy:
 
 
 @pytest.fixture(scope="session")
-def engine():
+def engine(docker_engine):
     """The engine itself, for what a test must see or prepare behind the proxy's back."""
     import docker
 
-    try:
-        client = docker.from_env(timeout=60)
-        client.ping()
-    except docker.errors.DockerException as error:
-        need(False, f"no Docker engine answers: {error}")
+    client = docker.DockerClient(base_url=docker_engine.host, timeout=60)
     yield client
     client.close()
 
 
 @pytest.fixture(scope="session")
-def image(engine):
-    """A small image with a shell."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "containers" / "bootstrap.py")],
-        capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
-    need(done.returncode == 0, f"no base image: {done.stderr[-500:]}")
-    return done.stdout.split()[-1]
+def image(images):
+    """A small image with a shell: the one ours are built on."""
+    return images.base
 
 
 @pytest.fixture(scope="session")
-def proxy(engine, image, tmp_path_factory):
+def proxy(docker_engine, engine, image, tmp_path_factory):
     """``python -m trainyard.dockerproxy`` on a free port, with network and volume of its own."""
     name = f"ty-proxy-{secrets.token_hex(4)}"
     folder = tmp_path_factory.mktemp("proxy")
@@ -73,6 +61,7 @@ def proxy(engine, image, tmp_path_factory):
     network = engine.networks.create(name, internal=True, labels={LABEL: name})
     (folder / "policy.toml").write_text(
         f'listen = "127.0.0.1:{port}"\nimages = ["{image}"]\nnetworks = ["none", "{name}"]\n'
+        f'socket = "{docker_engine.host.removeprefix("unix://")}"\n'
         f'volumes = ["{name}"]\nmemory_bytes = {2**28}\nshm_bytes = {2**26}\npids = 64\n'
     )
     log = folder / "audit.log"
