@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,14 @@ def test_nobody_answering_is_not_healthy(tmp_path):
 )
 def test_a_star_stands_for_anything_but_a_slash(pattern, text, expected):
     assert matches(pattern, text) is expected
+
+
+def test_the_proxy_needs_what_its_image_holds_and_no_more():
+    allowed = {*sys.stdlib_module_names, "aiohttp", "yarl"}
+    for path in sorted((ROOT / "plugins" / "trainyard" / "dockerproxy").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                ours = name == "trainyard.errors" or name.startswith("trainyard.dockerproxy.")
+                assert ours or name.split(".")[0] in allowed, f"{path.name} imports {name}"
