@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
+import shutil
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from tests.fakes.runs import SPEC
 from tests.fixtures.faults import proxy_to
 from tests.fixtures.settings import make_settings
 from trainyard.errors import UnavailableError
+from trainyard.ingest import _store_files
 from trainyard.objectstore import ObjectStore
 from trainyard.paths import RunPaths
-from trainyard.streaming import Streamer, background, finish, poke, restore
+from trainyard.store import RunRow, migrate, open_store
+from trainyard.streaming import Streamer, background, finish, poke, restore, restore_lost
 from trainyard.streaming.ledger import Ledger, key_of
 
 MIB = 2**20
@@ -224,7 +230,7 @@ class TestBackground:
         monkeypatch.setattr(background, "_TURNS", {})
 
     def wait(self, paths):
-        for _ in range(400):
+        for _ in range(2000):
             if not background._TURNS[str(paths.run_dir)].busy:
                 return
             time.sleep(0.02)
@@ -321,3 +327,97 @@ class TestRestore:
     def test_the_store_is_down(self, settings, tmp_path):
         with pytest.raises(UnavailableError):
             restore(replace(settings, s3_endpoint="127.0.0.1:9"), "run-1", tmp_path)
+
+
+class TestWhereARunGoesOn:
+    """Which attempt gets which checkpoint before it starts."""
+
+    def run(self, paths, every=5):
+        spec = replace(SPEC, checkpoint_every=every)
+        return SimpleNamespace(planned=SimpleNamespace(spec=spec), paths=paths)
+
+    @pytest.fixture
+    def sent(self, settings, paths):
+        checkpoint(paths, 10, b"weights")
+        Streamer(settings, paths).step()
+        return paths
+
+    def test_a_folder_that_was_lost_with_its_disk(self, settings, sent):
+        shutil.rmtree(sent.run_dir)
+        assert restore_lost(settings, self.run(sent), sent).read_bytes() == b"weights"
+
+    def test_the_attempt_after_a_lost_one(self, settings, sent):
+        sent.recorded.write_text("lost\n")
+        second = sent.attempt(2)
+        assert restore_lost(settings, self.run(sent), second).read_bytes() == b"weights"
+        assert second.checkpoints.is_dir()
+
+    @pytest.mark.parametrize("verdict", ["completed", "failed", "cancelled", None])
+    def test_an_attempt_that_was_cleared_starts_anew(self, settings, sent, verdict):
+        if verdict:
+            sent.recorded.write_text(f"{verdict}\n")
+        assert restore_lost(settings, self.run(sent), sent.attempt(2)) is None
+        assert not sent.attempt(2).run_dir.exists()
+
+    def test_a_folder_that_is_there_is_left_alone(self, settings, sent):
+        (sent.checkpoints / "step-0000000010.pt").unlink()
+        assert restore_lost(settings, self.run(sent), sent) is None
+
+    def test_a_run_without_checkpoints_asks_nobody(self, tmp_path):
+        gone = RunPaths(root=tmp_path / "nowhere", run_id="r")
+        assert restore_lost(None, self.run(gone, every=0), gone) is None
+
+    def test_a_store_that_is_down_does_not_keep_a_run_from_starting(self, settings, sent, caplog):
+        shutil.rmtree(sent.run_dir)
+        gone = replace(settings, s3_endpoint="127.0.0.1:9")
+        assert restore_lost(gone, self.run(sent), sent) is None
+        assert "starts from the beginning" in caplog.text
+
+
+def test_the_row_says_that_artifacts_are_missing_until_they_are_not(settings, paths):
+    with open_store(settings.results_url) as store:
+        migrate(store)
+        row = RunRow(run_id="run-1", site="s", launcher="process", status="failed", spec=SPEC)
+        store.save_run(row)
+    (paths.run_dir / "result.json").write_text("{}")
+
+    def flagged():
+        with open_store(settings.results_url) as store:
+            return [
+                (row["run_id"], row["missing"]) for row in store.query("runs_missing_artifacts")
+            ]
+
+    gone = replace(settings, s3_endpoint="127.0.0.1:9")
+    with pytest.raises(UnavailableError, match="1 files of run run-1"):
+        _store_files(gone, paths)
+    assert flagged() == [("run-1", 1)]
+    _store_files(settings, paths)
+    assert flagged() == []
+
+
+@pytest.mark.asyncio
+async def test_a_trigger_streams_while_it_waits_and_stops_with_it(settings, paths, monkeypatch):
+    """The loop goes round while the store is silent, and the task of the trigger ends with it."""
+    from trainyard.triggers.base import RunWaiter
+
+    class Waiter(RunWaiter):
+        async def run(self):
+            yield
+
+    monkeypatch.setattr(background, "_TURNS", {})
+    monkeypatch.setattr(background, "load_settings", lambda: settings)
+    monkeypatch.setattr(Waiter, "files", lambda _: (None, paths))
+    checkpoint(paths, 10)
+    trigger = Waiter(plan="", run_id="run-1", deadline=0, owner=1)
+    before = asyncio.all_tasks()
+    longest, last = 0.0, time.monotonic()
+    async with trigger.streaming():
+        for _ in range(500):
+            await asyncio.sleep(0.02)
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+            if paths.streamed.exists():
+                break
+    assert asyncio.all_tasks() == before
+    assert Ledger.read(paths.streamed).uploaded
+    assert longest < 2.0
+    assert background._TURNS == {}

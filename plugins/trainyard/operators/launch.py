@@ -117,6 +117,9 @@ class TrainOperator(BaseOperator):
                 f"run {paths.run_id} is being ended by whoever killed the try before this one; "
                 "the next try starts it anew"
             )
+        from trainyard.streaming import restore_lost
+
+        restore_lost(self._settings, self._run, paths)
         spec = self._run.planned.spec
         seen = self._backend.start(launch_of(self._run, paths), paths, spec)
         self.files_url = paths.run_dir.as_uri()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger
@@ -17,7 +20,15 @@ KILLED = "its task was killed in Airflow"
 """Why a run was ended by a trigger."""
 
 
+_STREAM_LOOK_S = 2.0
 _ENDING: set[asyncio.Task[None]] = set()  # an event loop keeps no task alive by itself
+
+
+def _streaming() -> ModuleType:
+    """Import what streams: the object store's client takes a moment, so not on the event loop."""
+    from trainyard.streaming import background
+
+    return background
 
 
 def _task_states(**asked: Any) -> dict[str, Any]:
@@ -71,6 +82,32 @@ class RunWaiter(BaseTrigger):
         """Return the study and the run's files; reads the plan, so call it in a thread."""
         study = read_study(Path(self.plan))
         return study, RunPaths(root=Path(study.site.runs_dir), run_id=self.run_id)
+
+    @asynccontextmanager
+    async def streaming(self) -> AsyncIterator[None]:
+        """Have the run's finished files sent to the object store while the block runs.
+
+        The loop only asks for it; the work is in threads of its own (docs/decisions/0013).
+        """
+        work = asyncio.create_task(self._stream(), name=f"stream {self.run_id}")
+        try:
+            yield
+        finally:
+            work.cancel()
+            await asyncio.wait({work})
+
+    async def _stream(self) -> None:
+        try:
+            background = await asyncio.to_thread(_streaming)
+            _, paths = await asyncio.to_thread(self.files)
+            try:
+                while True:
+                    background.poke(paths)
+                    await asyncio.sleep(_STREAM_LOOK_S)
+            finally:
+                background.forget(paths)
+        except Exception:
+            self.log.exception("Run %s: its files are sent when it is over", self.run_id)
 
     async def on_kill(self) -> None:
         """End the run after a person killed, cleared or marked the task; not on a hand-over.

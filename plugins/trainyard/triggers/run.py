@@ -44,6 +44,11 @@ class RunTrigger(RunWaiter):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look at the run until it is over; files are read in a thread, never on the loop."""
         self.say_what_about()
+        async with self.streaming():
+            event = await self._ended()
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's is untyped
+
+    async def _ended(self) -> dict[str, Any]:
         watch = await self._watch()
         event, pause = None, self.poll_interval_s
         while event is None:
@@ -55,7 +60,7 @@ class RunTrigger(RunWaiter):
                 unknown = seen.state is State.UNKNOWN
                 pause = min(2 * pause, _PATIENCE_S) if unknown else self.poll_interval_s
                 await asyncio.sleep(pause)
-        yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's is untyped
+        return event
 
     async def _watch(self) -> _Watch:
         from asgiref.sync import sync_to_async

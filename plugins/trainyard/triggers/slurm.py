@@ -41,7 +41,8 @@ class SlurmJobTrigger(RunWaiter):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Watch the job until the operator has something to do."""
         self.say_what_about()
-        event = await self._event()
+        async with self.streaming():
+            event = await self._event()
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's is untyped
 
     async def _event(self) -> dict[str, Any]:
