@@ -88,6 +88,7 @@ class Engine:
     def _asking(self, doing: str) -> Iterator[Any]:
         """Give the client for one question; what goes wrong is told as *doing* having failed."""
         with explained(self.host, doing):
+            check_socket(self.host)
             if self._client is None:
                 self._client = self._connect()
             try:
@@ -215,7 +216,6 @@ def local_engine(docker: DockerSite) -> Engine:
     def connect() -> Any:
         from docker import APIClient  # type: ignore[import-untyped]
 
-        check_socket(host)
         return APIClient(base_url=host, timeout=TIMEOUT_S)
 
     return Engine(host, connect)

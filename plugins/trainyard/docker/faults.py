@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
+import socket
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from trainyard.errors import ConfigurationError, UnavailableError
 
 _FORBIDDEN = 403
+_CONNECT_S = 10.0
 
 
 class EngineGoneError(UnavailableError):
@@ -68,30 +68,33 @@ _FIXES = (
 
 def unreachable(host: str, error: object) -> str:
     """Return why the engine at *host* cannot be asked, and what to do."""
-    return _socket_fault(host) or (
+    parts = urlsplit(host)
+    if parts.scheme == "unix" and isinstance(error, FileNotFoundError):
+        return (
+            f"no Docker engine: {parts.path} does not exist. Start it (systemctl start docker), or "
+            "name another one in docker.host or DOCKER_HOST"
+        )
+    if parts.scheme == "unix" and isinstance(error, PermissionError):
+        return (
+            f"no permission on {parts.path}: user {os.getuid()} is not in the group that owns it. "
+            "Add it (usermod -aG docker, then log in again), or use a socket proxy"
+        )
+    return (
         f"Docker at {host} does not answer: {error}. Check that it runs (docker --host {host} info)"
     )
 
 
 def check_socket(host: str) -> None:
-    """Raise ``EngineGoneError`` when *host* is a socket that is missing or closed to this user."""
-    if fault := _socket_fault(host):
-        raise EngineGoneError(fault)
+    """Raise ``EngineGoneError`` when *host* is a socket without a listener or a right to it.
 
-
-def _socket_fault(host: str) -> str:
+    The SDK wraps such an error twice, names no cause, and leaves its own socket to the collector.
+    """
     parts = urlsplit(host)
     if parts.scheme != "unix":
-        return ""
-    socket = Path(parts.path)
-    if not socket.exists():
-        return (
-            f"no Docker engine: {socket} does not exist. Start it (systemctl start docker), or "
-            "name another one in docker.host or DOCKER_HOST"
-        )
-    if stat.S_ISSOCK(socket.stat().st_mode) and not os.access(socket, os.R_OK | os.W_OK):
-        return (
-            f"no permission on {socket}: user {os.getuid()} is not in the group that owns it "
-            f"(gid {socket.stat().st_gid}). Add it (usermod -aG docker), or use a socket proxy"
-        )
-    return ""
+        return
+    with socket.socket(socket.AF_UNIX) as tried:
+        tried.settimeout(_CONNECT_S)
+        try:
+            tried.connect(parts.path)
+        except OSError as error:
+            raise EngineGoneError(unreachable(host, error)) from error

@@ -14,7 +14,6 @@ from typing import Any
 from airflow.sdk import BaseHook
 
 from trainyard.docker.engine import DEFAULT_HOST, TIMEOUT_S, Engine
-from trainyard.docker.faults import check_socket
 from trainyard.docker.render import docker_of
 from trainyard.docker.site import DockerSite, Pull
 from trainyard.errors import ConfigurationError
@@ -49,7 +48,6 @@ def engine_of(site: Site) -> Engine:
         from airflow.providers.docker.hooks.docker import DockerHook
         from airflow.sdk.exceptions import AirflowException
 
-        check_socket(host)
         options = DockerHook.construct_tls_config(*tls) if tls else None
         hook = DockerHook(
             docker_conn_id=login or None, base_url=host, tls=options, timeout=TIMEOUT_S

@@ -43,9 +43,10 @@ def need_image(name: str) -> None:
             "Without one: make demo"
         ) from error
     print(f"Building {name} …", flush=True)
-    done = subprocess.run(["make", "images"], cwd=REPOSITORY, check=False)
+    command = ["make", "images", "IMAGES=trainer", f"TAG={name.rpartition(':')[2]}"]
+    done = subprocess.run(command, cwd=REPOSITORY, check=False)
     if done.returncode:
         raise UnavailableError(
             f"make images failed with exit code {done.returncode}: its last lines above say why. "
-            "Where no registry answers, build from a base of your own (docs/docker.md)"
+            "Where no registry answers: make images BASE=…"
         )
