@@ -100,5 +100,5 @@ def test_the_proxy_needs_what_its_image_holds_and_no_more():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             for name in names:
-                ours = name == "trainyard.errors" or name.startswith("trainyard.dockerproxy.")
+                ours = name == "trainyard.errors" or name.startswith("trainyard.dockerproxy")
                 assert ours or name.split(".")[0] in allowed, f"{path.name} imports {name}"
