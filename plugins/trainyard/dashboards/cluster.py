@@ -88,6 +88,10 @@ _SERVICES = Row(
         _lines("Lines that were no event", "In metrics.jsonl; more than a few mean that something "
                "else writes there.", "none",
                Query(expr="trainyard_run_lines_skipped_total", legend="lines"), least=0),
+        Panel(title="Not read at all", unit="none", kind=Kind.TABLE,
+              description="Sources that the exporter cannot read by their nature, and why; a "
+              "single 0 means none.",
+              queries=(Query(expr="trainyard_source_left_out or vector(0)"),)),
         Panel(title="Version of the exporter", unit="none", kind=Kind.TABLE,
               description="Version, commit and image digest, where known.",
               queries=(Query(expr="trainyard_build_info"),)),

@@ -19,6 +19,8 @@ from trainyard.paths import RunPaths
 from trainyard.sites import Site
 from trainyard.study import StudyFile, read_study
 
+_NOT_HERE = "its runs_dir is not on this host: not mounted, or nothing has run yet"
+
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Limits:
@@ -60,7 +62,13 @@ class LiveRuns:
         """Look at every folder once. Raises ``UnavailableError`` when a site's cannot be listed."""
         folders = 0
         seen: set[str] = set()
-        for root in self._roots:
+        present: list[Site] = []
+        for root, sites in self._roots.items():
+            if not root.exists():
+                for site in sites:
+                    sheet.put("trainyard_source_left_out", 1, f"runs:{site.name}", _NOT_HERE)
+                continue
+            present += sites
             for path, changed in _folders(root):
                 folders += 1
                 seen.add(path)
@@ -74,6 +82,7 @@ class LiveRuns:
             if self._is_past(run):
                 self._forget(path)
         sheet.put("trainyard_run_folders", folders)
+        self._count(sheet, present)
         self._show(sheet)
 
     def _look(self, paths: RunPaths, path: str, changed: int) -> None:
@@ -133,7 +142,6 @@ class LiveRuns:
             self._over.setdefault(path, Path(path).stat().st_mtime_ns)
 
     def _show(self, sheet: Sheet) -> None:
-        self._count(sheet)
         order = sorted(
             self._runs.values(), key=lambda run: (run.ended_at is None, run.active_at), reverse=True
         )
@@ -143,10 +151,8 @@ class LiveRuns:
         skipped = self._skipped + sum(run.progress.skipped for run in self._runs.values())
         sheet.put("trainyard_run_lines_skipped_total", skipped)
 
-    def _count(self, sheet: Sheet) -> None:
-        active: dict[str, list[LiveRun]] = {
-            site.name: [] for sites in self._roots.values() for site in sites
-        }
+    def _count(self, sheet: Sheet, sites: Iterable[Site]) -> None:
+        active: dict[str, list[LiveRun]] = {site.name: [] for site in sites}
         for run in self._runs.values():
             if run.ended_at is None:
                 active.setdefault(run.site, []).append(run)
@@ -162,7 +168,7 @@ def _folders(root: Path) -> Iterator[tuple[str, int]]:
 
     Text, not ``Path``: comparing ten thousand of those takes a quarter of a second.
 
-    A folder that does not exist yet is an empty one: nothing has run. Raises ``UnavailableError``.
+    Raises ``UnavailableError`` when the root cannot be listed.
     """
     try:
         with os.scandir(root) as entries:
@@ -174,8 +180,6 @@ def _folders(root: Path) -> Iterator[tuple[str, int]]:
                         yield entry.path, entry.stat().st_mtime_ns
                 except FileNotFoundError:
                     continue
-    except FileNotFoundError:
-        return
     except OSError as error:
         raise UnavailableError(
             f"run folders {root}: {error.strerror}; the exporter must mount every site's runs_dir "

@@ -216,7 +216,7 @@ def test_no_more_runs_than_the_limit_have_series(tmp_path):
 
 
 def test_of_thousands_of_ended_runs_no_file_is_opened_twice(place, monkeypatch):
-    for number in range(3000):
+    for number in range(1500):
         place.run(f"r{number}", lines=[], ended=NOW - 10_000)
     place.run("alive")
     assert place.shown() == {"alive"}
@@ -244,6 +244,17 @@ def test_a_line_that_a_crash_cut_off_is_counted_and_does_no_harm(place):
         stream.write('{"event": "win\n' + window(step=99) + "\n")
     assert place.value("trainyard_run_step") == 99
     assert place.read()["trainyard_run_lines_skipped_total"] == {(): 1}
+
+
+def test_a_folder_that_is_not_mounted_is_no_zero(place):
+    shutil.rmtree(place.root)
+    samples = place.read()
+    assert "trainyard_runs_active" not in samples
+    ((source, why),) = samples["trainyard_source_left_out"]
+    assert source == "runs:here"
+    assert "not mounted" in why
+    place.root.mkdir()
+    assert place.read()["trainyard_runs_active"] == {("here",): 0}, "an empty folder is a zero"
 
 
 def test_folders_that_cannot_be_listed_are_no_zeros(tmp_path):
