@@ -18,7 +18,10 @@ SERVICE ?=
 SITE ?= local
 LOCAL  := $(AIRFLOW_PY) -m trainyard.local --state $(STATE_DIR)
 
-.PHONY: demo serve setup setup-test test test-fast bench-pipeline bench-slurm pictures dashboards lint format help locks audit images up down status logs certs
+APPTAINER ?= apptainer
+SIF ?= $(STATE)/trainer.sif
+
+.PHONY: image-sif demo serve setup setup-test test test-fast bench-pipeline bench-slurm bench-profile pictures dashboards lint format help locks audit images up down status logs certs
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -81,9 +84,16 @@ bench-slurm: setup-test  ## the Slurm engine under faults, and 200 real jobs; on
 images:  ## build the container images (BASE=, TAG=, GPU=yes|no, IMAGES="trainer airflow")
 	$(PYTHON) containers/build.py --base "$(BASE)" --tag $(or $(TAG),dev) --gpu $(or $(GPU),auto) $(IMAGES)
 
+image-sif:  ## build the trainer as an Apptainer image (SIF=, APPTAINER=, SIF_ARGS="--build-arg FROM=…"): docs/apptainer.md
+	$(APPTAINER) build $(SIF_ARGS) --build-arg COMMIT=$$(git rev-parse HEAD) --build-arg VERSION=$$(git describe --tags --always) $(SIF) containers/apptainer/trainer.def
+
 audit: $(UV)  ## look every locked package up in an advisory service (IMAGES="trainyard/trainer:dev …": and what images hold)
 	@$(PYTHON) requirements/sync.py audit
 	@$(PYTHON) requirements/audit.py $(if $(IMAGES),--images $(IMAGES))
+
+bench-profile: setup-test  ## how fast and exact profiles are analysed, beside HTA; one JSON object last
+	@$(PYTHON) requirements/sync.py hta >&2
+	@$(AIRFLOW_PY) benchmarks/profile.py
 
 format: setup-test  ## bring the code into its one form
 	$(ENVS)/lint/bin/ruff check --fix . ; $(ENVS)/lint/bin/ruff format .

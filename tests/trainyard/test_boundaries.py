@@ -167,8 +167,22 @@ def test_only_the_store_speaks_sql():
     broken = [
         item
         for item in of("plugins/trainyard", "dags")
-        if is_in(item.module, "sqlite3", "psycopg", "sqlalchemy")
+        if is_in(item.module, "sqlite3", "psycopg", "sqlalchemy", "adbc_driver_sqlite")
         and not item.file.startswith("plugins/trainyard/store/")
+        # A profiler's SQLite export is a file format: read there, never written.
+        and item.file != "plugins/trainyard/profile/readers/columns.py"
+    ]
+    assert not broken, told(broken)
+
+
+def test_profiles_are_read_by_readers_written_by_reports_and_pure_between():
+    files = ("gzip", "zlib", "pathlib", "os", "csv", "io", "msgspec", "adbc_driver_sqlite", *IO)
+    outside = ("readers/", "report/", "cli.py", "__main__.py")
+    broken = [
+        item
+        for item in of("plugins/trainyard/profile")
+        if is_in(item.module, "airflow", "trainyard.store", "trainyard.settings", *files)
+        and not item.file.removeprefix("plugins/trainyard/profile/").startswith(outside)
     ]
     assert not broken, told(broken)
 
