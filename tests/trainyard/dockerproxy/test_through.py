@@ -193,3 +193,43 @@ def test_the_engine_being_away_is_said_in_words(tmp_path, proxy):
         assert status == 502
         assert "none.sock does not answer" in message
     assert {json.loads(line)["decision"] for line in lines.getvalue().splitlines()} == {"failed"}
+
+
+def test_the_docker_backends_engine_works_through_the_proxy(proxy):
+    from trainyard.docker.engine import local_engine
+    from trainyard.docker.site import DockerSite
+
+    engine = local_engine(DockerSite(image=proxy.image, host=proxy.url))
+    assert engine.version().api
+    assert "HttpProxy" not in engine.info()
+    assert engine.image(proxy.image).id.startswith("sha256:")
+    name = f"{proxy.network}-backend"
+    body = {
+        "Image": proxy.image,
+        "Cmd": ["sh", "-c", "echo started; sleep 60"],
+        "Labels": {"trainyard.managed": "true"},
+        "HostConfig": {
+            "NetworkMode": proxy.network,
+            "Init": True,
+            "ReadonlyRootfs": True,
+            "Mounts": [{"Type": "volume", "Source": proxy.volume, "Target": "/srv/runs"}],
+            "Tmpfs": {"/tmp": "rw,exec,nosuid,nodev,mode=1777,size=1048576"},
+        },
+    }
+    engine.create(name, body)
+    try:
+        engine.start(name)
+        engine.start(name)
+        assert engine.inspect(name).status == "running"
+        deadline = time.monotonic() + 10
+        while "started" not in engine.log_tail(name):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        engine.signal(name, "SIGKILL")
+        while not engine.inspect(name).is_over:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        engine.remove(name)
+    assert engine.inspect(name) is None
+    engine.remove(name)
