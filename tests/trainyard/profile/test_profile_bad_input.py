@@ -89,6 +89,15 @@ def test_a_trace_beyond_the_limit_is_refused(tmp_path):
         read_torch(path, limit=1000)
 
 
+def test_a_column_of_the_wrong_type(tmp_path):
+    path = write_nsys(tmp_path / "r0.sqlite", MADE)
+    base = sqlite3.connect(path)
+    base.execute("UPDATE CUPTI_ACTIVITY_KIND_KERNEL SET end = 'soon'")
+    base.commit()
+    base.close()
+    refused(path, "r0.sqlite", "cannot be read as a SQLite trace", "nsys export")
+
+
 def test_sqlite_of_another_program(tmp_path):
     base = sqlite3.connect(tmp_path / "r0.sqlite")
     base.execute("CREATE TABLE bookmarks (id INTEGER)")

@@ -67,13 +67,13 @@ class Database:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn the driver's errors into one that says what to do."""
+        """Turn errors of the driver, and values of a wrong type, into one that says what to do."""
         import pyarrow as pa  # type: ignore[import-untyped]
         from adbc_driver_manager import Error
 
         try:
             yield
-        except (Error, pa.ArrowException) as error:
+        except (Error, pa.ArrowException, ValueError, TypeError) as error:
             raise ProfileError(
                 f"{self.path} cannot be read as a SQLite trace ({_first_line(error)}): it is "
                 "truncated or damaged. Export it again: nsys export --type sqlite "
