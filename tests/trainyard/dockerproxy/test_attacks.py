@@ -18,7 +18,7 @@ def call(proxy, method, path, body=None, headers=None):
     """Send one request as an attacker would; return status and decoded answer."""
     connection = HTTPConnection(proxy.host, proxy.port, timeout=20)
     data = json.dumps(body) if isinstance(body, dict) else body
-    kind = {"Content-Type": "application/json"} if body is not None else {}
+    kind = {"Content-Type": "application/json"} if isinstance(body, dict | bytes | str) else {}
     try:
         connection.request(method, path, data, {**kind, **(headers or {})})
         answer = connection.getresponse()
@@ -162,6 +162,17 @@ def test_no_spelling_of_a_field_gets_through(proxy, text):
 
 def test_a_huge_body_is_refused_before_it_is_read_to_its_end(proxy):
     refused(proxy, "POST", "/v1.41/containers/create", b'{"a":"' + b"x" * 2**21 + b'"}')
+
+
+@pytest.mark.parametrize("path", ["/containers/{}/kill", "/containers/{}/stop", "/images/create"])
+def test_a_form_does_not_outrank_the_query(proxy, client, path):
+    container = client.containers.create(proxy.image, ["true"], network_mode="none")
+    try:
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        place = f"/v1.41{path.format(container.id)}"
+        refused(proxy, "POST", place, "signal=KILL&fromImage=alpine&t=0", kind)
+    finally:
+        container.remove(force=True)
 
 
 def raw(proxy, text, wait_s=5.0):

@@ -128,6 +128,10 @@ HOST_ATTACKS = {
         {"Mounts": [{**VOLUME, "VolumeOptions": {"DriverConfig": {
             "Name": "local", "Options": {"type": "none", "o": "bind", "device": "/"}}}}]},
         f"{MOUNT}.VolumeOptions.DriverConfig"),
+    "volume of a disk": (
+        {"Mounts": [{**VOLUME, "VolumeOptions": {"DriverConfig": {
+            "Options": {"type": "ext4", "device": "/dev/sda1"}}}}]},
+        f"{MOUNT}.VolumeOptions.DriverConfig"),
     "nameless volume": ({"Mounts": [{"Type": "volume", "Target": "/x"}]}, f"{MOUNT}.Source"),
     "other mount type": ({"Mounts": [{**BIND, "Type": "npipe"}]}, f"{MOUNT}.Type"),
     "cluster volume": ({"Mounts": [{**VOLUME, "Type": "cluster"}]}, f"{MOUNT}.Type"),
