@@ -30,7 +30,8 @@ class RunningProxy:
 
     def lines(self):
         """The decisions so far."""
-        found = [json.loads(line) for line in self.log.read_text().splitlines()]
+        whole = self.log.read_text().rpartition("\n")[0]
+        found = [json.loads(line) for line in whole.splitlines()]
         return [line for line in found if line["event"] == "decision"]
 
 

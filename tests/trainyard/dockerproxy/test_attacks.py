@@ -34,10 +34,20 @@ def refused(proxy, method, path, body=None, headers=None):
     status, answer = call(proxy, method, path, body, headers)
     assert status in {400, 403, 411, 413}, (status, answer)
     assert answer["message"].startswith("docker proxy refuses "), answer
-    (line,) = proxy.lines()[before:]
-    assert line["decision"] == "refused"
+    line = _line_of(proxy, before)
     assert line["rule"] in answer["message"]
     return answer["message"]
+
+
+def _line_of(proxy, before):
+    """Return the one refusal since *before*; it is written after its answer was sent."""
+    deadline = time.monotonic() + 5
+    while True:
+        found = [line for line in proxy.lines()[before:] if line["decision"] == "refused"]
+        if found or time.monotonic() > deadline:
+            (line,) = found
+            return line
+        time.sleep(0.02)
 
 
 def body(proxy, host=None, **config):
