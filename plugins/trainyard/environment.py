@@ -26,8 +26,8 @@ from trainyard.store import EnvironmentCheck, Verdict, open_store
 
 GIB = 1 << 30
 _PATIENCE_S = 10.0
-_TRAINER_PATIENCE_S = 120.0
-_TRAINER_PROBE = (
+TRAINER_PATIENCE_S = 120.0
+TRAINER_PROBE = (
     "import json, sys, torch, torchvision, trainer; "
     "print(json.dumps({'python': sys.version.split()[0], 'torch': torch.__version__, "
     "'torchvision': torchvision.__version__, 'gloo': torch.distributed.is_gloo_available(), "
@@ -114,24 +114,29 @@ def _airflow(_settings: Settings, _site: Site) -> Finding:
 
 def _trainer(_settings: Settings, site: Site) -> Finding:
     done = subprocess.run(
-        [site.python, "-c", _TRAINER_PROBE],
+        [site.python, "-c", TRAINER_PROBE],
         capture_output=True,
         text=True,
-        timeout=_TRAINER_PATIENCE_S,
+        timeout=TRAINER_PATIENCE_S,
         check=False,
         cwd="/",
         env={name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
     )
+    return judge_trainer(site, done.returncode, done.stdout, done.stderr)
+
+
+def judge_trainer(site: Site, code: int, stdout: str, stderr: str) -> Finding:
+    """Return what ``TRAINER_PROBE`` found, run by the site's python wherever that is."""
     needs = "imports trainer, torch 2.11 or newer, torchvision, gloo"
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    if code:
+        last = (stderr.strip().splitlines() or ["no message"])[-1]
         return Finding(
             verdict=Verdict.FAILED,
-            measured=f"exit code {done.returncode}: {last}",
+            measured=f"exit code {code}: {last}",
             requirement=needs,
             fix=f"{site.python} is the site's python; make setup installs its environment",
         )
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(stdout.splitlines()[-1])
     enough = _at_least(found["torch"], (2, 11)) and found["gloo"]
     return Finding(
         verdict=Verdict.PASSED if enough else Verdict.FAILED,

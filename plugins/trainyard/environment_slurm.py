@@ -5,7 +5,13 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from trainyard.environment import Checks, Finding
+from trainyard.environment import (
+    TRAINER_PATIENCE_S,
+    TRAINER_PROBE,
+    Checks,
+    Finding,
+    judge_trainer,
+)
 from trainyard.errors import ConfigurationError
 from trainyard.settings import Settings
 from trainyard.sites import Site
@@ -70,7 +76,15 @@ def cluster_checks(site: Site, access: Access) -> Checks:
             requirement="run folders on a file system shared with the cluster",
         )
 
+    def trainer(_settings: Settings, _site: Site) -> Finding:
+        command = [site.python, "-c", TRAINER_PROBE]
+        done = access.transport().run(command, timeout=TRAINER_PATIENCE_S)
+        return judge_trainer(site, done.rc, done.stdout, done.stderr)
+
+    # Where commands run elsewhere, so do the nodes' programs: this host need not have them.
+    there: Checks = {"trainer": trainer} if access.remote and site.apptainer is None else {}
     return {
+        **there,
         "slurm controller": controller,
         "slurm accounting": accounting,
         "slurm partitions": partitions,

@@ -11,6 +11,7 @@ from tests.fakes.slurm_site import SlurmScene
 from trainyard import housekeeping
 from trainyard.environment_slurm import cluster_checks
 from trainyard.slurm.site import SlurmSite, Tier
+from trainyard.slurm.transport import Completed
 from trainyard.store import Verdict
 
 
@@ -103,6 +104,23 @@ class TestReadiness:
         found = self.findings(make(slurm=SlurmSite(partition="main")))
         assert {one.verdict for one in found.values()} == {Verdict.PASSED}
         assert found["slurm nodes"].measured == "8 of 8 nodes up"
+
+    def test_where_commands_run_elsewhere_the_trainer_is_looked_for_there(self, make):
+        asked = []
+
+        class LoginNode:
+            def run(self, argv, stdin=None, timeout=30):
+                asked.append(argv[0])
+                return Completed(rc=1, stdout="", stderr="No module named 'torch'", elapsed=0)
+
+        scene = make()
+        assert "trainer" not in cluster_checks(scene.study.site, scene.access)
+        far = replace(scene.access, remote=True, transport=LoginNode)
+        site = replace(scene.study.site, python="/only/there/python")
+        finding = cluster_checks(site, far)["trainer"](scene.settings, site)
+        assert asked == ["/only/there/python"]
+        assert finding.verdict is Verdict.FAILED
+        assert "No module named 'torch'" in finding.measured
 
     def test_without_accounting_it_warns(self, make):
         found = self.findings(make(accounting=False))

@@ -50,7 +50,13 @@ def _settled(
     log: Path,
 ) -> bool:
     code = running.poll()
-    found = project.containers()
+    try:
+        found = project.containers()
+    except UnavailableError:
+        # A container that Compose replaces is gone between its listing and its description.
+        if code is not None:
+            raise
+        return False
     waiting = unwell(found, services)
     line.show(progress(len(services), waiting, time.monotonic() - began))
     if code is not None and code:
