@@ -27,6 +27,7 @@ from tests.fixtures.prometheus import alertmanager, fetch, node_exporter, promet
 from tests.fixtures.samples import make_spec, make_study
 from tests.fixtures.settings import make_settings
 from tests.requirements import need
+from tests.trainer.conftest import DIGEST, separable
 from tests.trainyard.monitoring.test_dashboards import (
     FOREIGN,
     PANELS,
@@ -78,12 +79,14 @@ def training(runs):
     """A real run of the small network that goes on until the block ends."""
     folder = runs / RUN
     folder.mkdir(parents=True)
+    data = separable(runs.parent / "data" / "digits")
     spec = make_spec(
-        name="live", dataset="synthetic", dataset_digest="", ranks=1, per_rank_batch=16,
-        global_batch=16, epochs=500, warmup_steps=1, window_steps=5, controls=(),
+        name="live", dataset_digest=DIGEST, ranks=1, per_rank_batch=16, global_batch=16,
+        epochs=100_000, warmup_steps=1, window_steps=5, controls=(),
     )  # fmt: skip
     (folder / "spec.json").write_text(dumps(spec))
-    argv = [str(TRAINER), "-m", "trainer", str(folder / "spec.json"), str(folder)]
+    argv = [str(TRAINER), "-m", "trainer", str(folder / "spec.json"), str(folder),
+            "--data", str(data)]  # fmt: skip
     with (folder / "stderr.log").open("w") as log:
         process = subprocess.Popen(argv, stdout=log, stderr=log)
     try:
@@ -157,8 +160,8 @@ def live(tmp_path_factory, slurm_cluster):
         def ready():
             assert process.poll() is None, (run_dir / "stderr.log").read_text()[-2000:]
             epoch = p.query("trainyard_run_train_accuracy_ratio")
-            rates = p.query("rate(airflow_heartbeats_total[10s])")
-            return epoch and rates and p.query("trainyard_queue_jobs")
+            over = p.query("airflow_dagrun_duration_seconds_count")  # the recording's last lines
+            return epoch and over and p.query("trainyard_queue_jobs")
 
         wait_until("run, queue and Airflow in Prometheus", ready, 180)
         yield p
