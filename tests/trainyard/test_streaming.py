@@ -254,8 +254,9 @@ class TestBackground:
         other.checkpoints.mkdir(parents=True)
         checkpoint(other, 10)
         gate = threading.Event()
+        ObjectStore(settings).ensure_bucket()  # imports what both need
         with proxy_to(settings.s3_endpoint) as proxy:
-            proxy.refuse = lambda line: not gate.wait(20)
+            proxy.refuse = lambda line: not gate.wait(50)
             assert poke(paths, through(settings, proxy))
             assert poke(other, settings)
             self.wait(other)

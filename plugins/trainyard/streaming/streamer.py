@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,16 +59,24 @@ class Streamer:
         self._settings, self._paths, self._timeout_s = settings, paths, timeout_s
         self._ledger = Ledger()
         self._ready_at = 0.0
+        self._made_store: ObjectStore | None = None
+        self._made_multipart: Multipart | None = None
 
-    @cached_property
+    # Not functools.cached_property: until Python 3.12 it holds one lock for all instances, and a
+    # silent store would stop every other run's upload.
+    @property
     def _store(self) -> ObjectStore:
-        store = ObjectStore(self._settings, timeout_s=self._timeout_s)
-        store.ensure_bucket()
-        return store
+        if self._made_store is None:
+            store = ObjectStore(self._settings, timeout_s=self._timeout_s)
+            store.ensure_bucket()
+            self._made_store = store
+        return self._made_store
 
-    @cached_property
+    @property
     def _multipart(self) -> Multipart:
-        return Multipart(self._settings, timeout_s=self._timeout_s)
+        if self._made_multipart is None:
+            self._made_multipart = Multipart(self._settings, timeout_s=self._timeout_s)
+        return self._made_multipart
 
     def step(self) -> Streamed:
         """Send every checkpoint, profile and log that is finished, then prune.
