@@ -28,6 +28,16 @@ class RunningProxy:
     network: str
     volume: str
 
+    def line(self, **values):
+        """The first decision with *values*; its line is written after its answer was sent."""
+        deadline = time.monotonic() + 5
+        while True:
+            for line in self.lines():
+                if values.items() <= line.items():
+                    return line
+            assert time.monotonic() < deadline, f"no line with {values}"
+            time.sleep(0.02)
+
     def lines(self):
         """The decisions so far."""
         whole = self.log.read_text().rpartition("\n")[0]
