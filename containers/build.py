@@ -89,12 +89,10 @@ def build(name: str, choice: Choice) -> Built:
     arguments = {**choice.arguments(name), "COMMIT": commit(), "VERSION": version()}
     with lock():
         if name == "trainer":
-            _docker_build(
+            docker_build(
                 name, arguments, f"trainyard/trainer-environment:{choice.tag}", "environment"
             )
-        _docker_build(
-            name, arguments, reference, labels={**_versions(name), KEY: key(name, choice)}
-        )
+        docker_build(name, arguments, reference, labels={**_versions(name), KEY: key(name, choice)})
     return found(name, choice.tag, time.monotonic() - began)
 
 
@@ -119,13 +117,14 @@ def found(name: str, tag: str, seconds: float) -> Built:
     )
 
 
-def _docker_build(
+def docker_build(
     name: str,
     arguments: dict[str, str],
     reference: str,
     target: str = "",
     labels: dict[str, str] | None = None,
 ) -> None:
+    """Run a ``docker build`` of containers/*name*; raises ``BuildError`` with its last words."""
     command = ["docker", "build", "--progress", "plain", "--tag", reference]
     command += ["--file", f"containers/{name}/Dockerfile"]
     for argument, value in arguments.items():

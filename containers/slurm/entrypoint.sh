@@ -35,6 +35,10 @@ case $role in
 esac
 
 mkdir -p "$RUN/slurm" "$RUN/slurmd"
+# slurmd writes the scripts of jobs there and executes them; Docker mounts a tmpfs noexec by default.
+install -m 0755 /bin/true "$RUN/slurmd/probe"
+"$RUN/slurmd/probe" 2>/dev/null || die "$RUN does not let programs run: mount it with exec (--tmpfs $RUN:exec,uid=10001)"
+rm "$RUN/slurmd/probe"
 echo "$role" >"$RUN/role"
 render_munge
 render_slurm_conf

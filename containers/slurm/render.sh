@@ -10,11 +10,11 @@ die() {
   exit 64
 }
 
-# secret NAME: print the path of a mounted secret, which the container's user must be able to read.
-secret() {
+# copy_secret NAME TARGET MODE: copy a mounted secret, which the container's user must be able to read.
+copy_secret() {
   local path="${TRAINYARD_SECRETS:-/run/secrets}/$1"
   [ -r "$path" ] || die "secret $path is missing or not readable for uid $(id -u): mount it (docs/containers.md)"
-  echo "$path"
+  install -m "$3" "$path" "$2"
 }
 
 # render TEMPLATE TARGET MODE NAME=VALUE...: replace every @NAME@ and leave none.
@@ -63,7 +63,8 @@ AccountingStoreFlags=job_comment"
 
 render_slurmdbd_conf() {
   local password
-  password=$(<"$(secret slurm_db_password)")
+  copy_secret slurm_db_password "$RUN/slurm/db_password" 0400
+  password=$(<"$RUN/slurm/db_password")
   # Slurm's parser takes quotes, # and \ for its own.
   [[ $password =~ ^[A-Za-z0-9._~+/=-]+$ ]] ||
     die "secret slurm_db_password: slurmdbd.conf can hold letters, digits and . _ ~ + / = - only"
@@ -75,12 +76,12 @@ render_slurmdbd_conf() {
 
 render_ssh() {
   (umask 077 && mkdir -p "$RUN/ssh")
-  install -m 0600 "$(secret slurm_ssh_host_key)" "$RUN/ssh/host_key"
-  install -m 0600 "$(secret slurm_ssh_authorized_keys)" "$RUN/ssh/authorized_keys"
+  copy_secret slurm_ssh_host_key "$RUN/ssh/host_key" 0600
+  copy_secret slurm_ssh_authorized_keys "$RUN/ssh/authorized_keys" 0600
   render sshd_config "$RUN/ssh/sshd_config" 0600 "SSH_PORT=${SLURM_SSH_PORT:-2222}"
 }
 
 render_munge() {
   (umask 022 && mkdir -p "$RUN/munge")
-  install -m 0400 "$(secret slurm_munge_key)" "$RUN/munge/key"
+  copy_secret slurm_munge_key "$RUN/munge/key" 0400
 }
