@@ -75,7 +75,7 @@ class Kernel:
     occupancy: float | None = None
     """Active warps, per cent of the most possible."""
     flops: float | None = None
-    """FLOP per call: counted fp32 instructions, or analytic."""
+    """FLOP per call: counted fp32 instructions; analytic for tensor cores and without counters."""
     bytes: float | None = None
     """DRAM bytes per call, counted or analytic (a lower bound)."""
 
@@ -157,13 +157,15 @@ def kernel_table(
     )
 
 
-def _judged(kernel: Kernel, steps: int, counters: dict[str, Counters], cost: object) -> Kernel:
+def _judged(
+    kernel: Kernel, steps: int, counters: dict[str, Counters], cost: OperatorCost | None
+) -> Kernel:
 
     found = None if kernel.collective else counters_.matching(kernel.name, counters)
     small = kernel.mean_ns < SHORT_NS and kernel.calls >= MANY_PER_STEP * steps
     if found is None:
         made = replace(kernel, limit=LAUNCH if small else UNKNOWN)
-        if isinstance(cost, OperatorCost) and cost.calls:
+        if cost is not None:
             each = (cost.flops / cost.calls, cost.bytes / cost.calls)
             made = replace(made, basis=ANALYTIC, flops=each[0], bytes=each[1])
         return made
@@ -178,7 +180,7 @@ def _judged(kernel: Kernel, steps: int, counters: dict[str, Counters], cost: obj
         compute_sol=compute,
         memory_sol=memory,
         occupancy=values.get(counters_.OCCUPANCY),
-        flops=_flops(values),
+        flops=_flops(values, cost),
         bytes=values.get(counters_.DRAM_BYTES),
     )
 
@@ -196,14 +198,17 @@ def limit_of(compute: float | None, memory: float | None) -> str:
     return MIXED
 
 
-def _flops(values: dict[str, float]) -> float | None:
+def _flops(values: dict[str, float], cost: OperatorCost | None) -> float | None:
+    """Return FLOP per call: counted fp32 instructions, or analytic for tensor cores.
+
+    The instruction counters do not see the multiply-adds of tensor cores.
+    """
+    if values.get(counters_.TENSOR, 0.0) > 0:
+        return cost.flops / cost.calls if cost is not None else None
     if counters_.FFMA not in values:
         return None
-    return (
-        values.get(counters_.FADD, 0.0)
-        + values.get(counters_.FMUL, 0.0)
-        + 2 * values[counters_.FFMA]
-    )
+    single = values.get(counters_.FADD, 0.0) + values.get(counters_.FMUL, 0.0)
+    return single + 2 * values[counters_.FFMA]
 
 
 def _efficiency(kernels: list[Kernel]) -> float | None:

@@ -17,7 +17,9 @@ from tests.requirements import need
 from trainyard.profile.analysis import analyse
 from trainyard.profile.cli import main
 from trainyard.profile.readers import read_trace
+from trainyard.profile.readers.ncu import read_ncu
 from trainyard.profile.report import build
+from trainyard.profile.report.figures import figures_of
 from trainyard.profile.report.timeline import timeline_data, timeline_html
 
 TRACES = Path(__file__).parents[2] / "fixtures" / "traces"
@@ -61,6 +63,27 @@ def test_the_same_profile_gives_the_same_page(folder):
     first = build(found, folder / "again").html.read_bytes()
     assert build(found, folder / "again").html.read_bytes() == first
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_roofline_is_drawn_where_flop_and_bytes_are_counted(tmp_path):
+    metrics = {
+        "gpu__time_duration.sum": "us",
+        "dram__bytes.sum": "Mbyte",
+        "smsp__sass_thread_inst_executed_op_ffma_pred_on.sum": "inst",
+        "smsp__sass_thread_inst_executed_op_fadd_pred_on.sum": "inst",
+    }
+    ncu = write_ncu(
+        tmp_path / "k.csv", [(name, (100.0, 10, 4e8, 2e8)) for name in KERNELS], metrics=metrics
+    )
+    path = write_nsys(tmp_path / "r0.sqlite", timeline(CASES["compute bound"]))
+    found = analyse(read_trace([path]), counters=read_ncu(ncu))
+    [figure] = [item for item in figures_of(found) if item.name == "roofline"]
+    assert figure.frame["intensity"].tolist() == pytest.approx([100.0] * 4)
+    kernel = found.ranks[0].kernels.kernels[0]
+    assert figure.frame["flops_per_s"].iloc[0] == pytest.approx(1e9 / (kernel.mean_ns * 1e-9))
+    assert "H100 80GB HBM3" in figure.caption
+    build(found, tmp_path / "out")
+    assert "fp32" in (tmp_path / "out" / "figures" / "roofline.svg").read_text()
 
 
 def test_the_export_is_a_trace_with_every_event_of_the_steps(folder):

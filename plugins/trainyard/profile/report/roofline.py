@@ -40,7 +40,8 @@ def roofline(analysis: ProfileAnalysis) -> Figure | None:
     frame["device"] = known
     counted = all(kernel.basis == COUNTERS for kernel in kernels)
     basis = (
-        "FLOP are fp32 instructions and bytes DRAM traffic, both counted"
+        "bytes are counted DRAM traffic, FLOP counted fp32 instructions, or analytic where tensor "
+        "cores work, which those counters do not see"
         if counted
         else "counters unavailable: FLOP and bytes are analytic, from operator shapes; bytes are a "
         "lower bound, so the true points lie further left"
