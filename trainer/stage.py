@@ -64,6 +64,8 @@ def local_copy(data: Path | None, cache: Path | None, limit: str) -> Iterator[Pa
         return
     try:
         lease = stage(data, Cache(cache, Limit.parse(limit)))
+    except DamagedError as error:
+        raise DataError(str(error)) from error
     except (CacheError, OSError, ValueError) as error:
         print(f"trainer: {error}. Reading {data} itself", file=sys.stderr)  # noqa: T201
         yield data

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.trainer.conftest import DIGEST
+from tests.trainer.conftest import DIGEST, command, environment, execute, make_spec
 from trainer.cache import Cache, CacheError, DamagedError, Limit
+from trainer.contract import RunResult, loads
 from trainer.failures import DataError
 from trainer.stage import local_copy, main, stage
 
@@ -99,7 +100,7 @@ def test_files_from_a_hostile_description(prepared, cache, tmp_path):
     (tmp_path / "secret").write_text("s")
     digest = hashlib.sha256(b"s").hexdigest()
     describe(prepared, files={"../../secret": {"size_bytes": 1, "sha256": digest}})
-    with pytest.raises(DamagedError, match="names .*secret"):
+    with pytest.raises(DamagedError, match=r"names .*secret"):
         stage(prepared, cache)
     assert cache.entries() == []
     assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == sorted(
@@ -119,6 +120,15 @@ class TestLocalCopy:
         with local_copy(prepared, tmp_path / "cache", limit) as folder:
             assert folder == prepared
         assert f"Reading {prepared} itself" in capsys.readouterr().err
+
+    def test_a_damaged_source_ends_the_run(self, prepared, tmp_path):
+        path = prepared / "test_labels.npy"
+        path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+        with (
+            pytest.raises(DataError, match="prepare the data set again"),
+            local_copy(prepared, tmp_path / "cache", "1 GB"),
+        ):
+            pass
 
     def test_it_is_in_use_while_it_is_read(self, prepared, tmp_path):
         with local_copy(prepared, tmp_path / "cache", "1 GB") as folder:
@@ -147,3 +157,22 @@ def test_the_command_needs_nothing_but_python(prepared, tmp_path):
     done = subprocess.run(argv, capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_dir()
+
+
+@pytest.mark.slow
+def test_two_ranks_train_through_one_copy(prepared, tmp_path):
+    """A real run: both ranks miss at once, one copies, the result is that of the plain folder."""
+    spec = make_spec(ranks=2, per_rank_batch=8, global_batch=16, steps=12, epochs=0)
+    run_dir, root = tmp_path / "run-1", tmp_path / "cache"
+    argv = [*command(spec, run_dir, prepared), "--cache", str(root), "--cache-limit", "1 GB"]
+    done = subprocess.run(
+        argv, cwd=run_dir, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (entry,) = Cache(root, Limit(size_bytes=10**9)).entries()
+    assert not entry.in_use
+    assert entry.source == str(prepared)
+    plain = execute(spec, tmp_path / "run-2", prepared)
+    found = loads(RunResult, (run_dir / "result.json").read_bytes())
+    assert found.parameter_hash == plain.result.parameter_hash
+    assert "Reading" not in done.stderr
