@@ -1,9 +1,10 @@
 """Who arrives last at the collectives, and what the others' waiting costs.
 
 The k-th collective of a step on one rank is the k-th of that step on every other: ranks issue them
-in one order. With comparable clocks, a rank waits from its own arrival to the last one's; without,
-the rank that spends least time in a collective is taken as the last to arrive, and whatever the
-others spend more is waiting.
+in one order. With comparable clocks, a rank waits from its own arrival to the last one's. Without
+them, or where the ranks of a collective never meet and the clocks are thereby wrong, the rank that
+spends least time in a collective is taken as the last to arrive, and whatever the others spend more
+is waiting.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from trainyard.profile.steps import Windows
 
 ARRIVALS, DURATIONS = "arrival times", "durations"
+MEETING = 0.9
+"""Share of collectives in which all ranks must be at one moment, for clocks to be believed."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -74,7 +77,8 @@ def stragglers_of(
     unmatched = int(found[0][0].size - step.size)
     if not step.size:
         return None, "no step has the same number of collectives on every rank"
-    wait, last = _waits(start, end, aligned=trace.aligned)
+    aligned = trace.aligned and meet(start, end) >= MEETING
+    wait, last = _waits(start, end, aligned=aligned)
     waiting = np.stack([np.bincount(step, weights=row, minlength=steps) for row in wait])
     open_ = np.stack(
         [
@@ -90,7 +94,7 @@ def stragglers_of(
         Stragglers(
             matched=int(step.size),
             unmatched=unmatched,
-            basis=ARRIVALS if trace.aligned else DURATIONS,
+            basis=ARRIVALS if aligned else DURATIONS,
             last=np.bincount(last, minlength=len(found)),
             waiting=waiting,
             exposed=open_.astype(np.float64),
@@ -108,6 +112,15 @@ def _collectives(rank: RankTrace, windows: Windows) -> tuple[Array, Array, Array
     step = np.searchsorted(windows.start, work.start, side="right") - 1
     inside = (step >= 0) & (work.start < windows.end[np.maximum(step, 0)])
     return work.start[inside], work.end[inside], step[inside]
+
+
+def meet(start: Array, end: Array) -> float:
+    """Return the share of collectives in which all ranks are at the same moment.
+
+    Nobody leaves an all-reduce before the last has entered: where ranks miss each other, their
+    clocks are wrong, whatever the traces say of UTC. Both arrays have shape (ranks, collectives).
+    """
+    return float((start.max(axis=0) <= end.min(axis=0)).mean())
 
 
 def _waits(start: Array, end: Array, *, aligned: bool) -> tuple[Array, Array]:

@@ -154,6 +154,16 @@ def test_ranks_begun_at_different_times_are_laid_side_by_side(tmp_path):
     assert found.verdict.slow_rank is None
 
 
+def test_clocks_that_contradict_the_collectives_are_not_believed(tmp_path):
+    # UTC says that rank 1 ran 4 ms later: it would have entered after the others had left.
+    for rank, epoch in ((0, 10**18), (1, 10**18 + 4 * MS)):
+        write_nsys(tmp_path / f"r{rank}.sqlite", timeline(SEGMENTS), epoch=epoch)
+    found = analyse(read_trace([tmp_path / "r0.sqlite", tmp_path / "r1.sqlite"]))
+    assert found.stragglers.basis == "durations"
+    assert found.stragglers.waiting.sum() == 0
+    assert found.verdict.slow_rank is None
+
+
 def test_processes_of_one_file_become_ranks(tmp_path):
     import sqlite3
 
@@ -172,6 +182,8 @@ def test_processes_of_one_file_become_ranks(tmp_path):
     base.close()
     trace = read_trace([path])
     assert [rank.rank for rank in trace.ranks] == [0, 1]
+    two_nodes = read_trace([path, path])
+    assert [rank.rank for rank in two_nodes.ranks] == [0, 1, 2, 3]
     for rank in analyse(trace).ranks:
         assert worst_error(rank.frame, made.truth) < 0.01, (
             "correlation ids repeat between processes"

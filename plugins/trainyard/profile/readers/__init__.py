@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from trainyard.profile.clocks import align
@@ -29,7 +30,11 @@ def read_trace(paths: Sequence[Path]) -> Trace:
     ranks: list[RankTrace] = []
     for place, path in enumerate(paths):
         named = rank_in_name(path.name)
-        ranks += read_file(path, place if named is None else named)
+        found = read_file(path, place if named is None else named)
+        if len(found) > 1:
+            # A whole node in one file: its processes follow those of the files before it.
+            found = [replace(item, rank=len(ranks) + n) for n, item in enumerate(found)]
+        ranks += found
     return align(ranks)
 
 
