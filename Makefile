@@ -21,7 +21,7 @@ LOCAL  := $(AIRFLOW_PY) -m trainyard.local --state $(STATE_DIR)
 APPTAINER ?= apptainer
 SIF ?= $(STATE)/trainer.sif
 
-.PHONY: image-sif demo serve setup setup-test test test-fast bench-pipeline bench-slurm bench-profile pictures dashboards lint format help locks audit images up down status logs certs
+.PHONY: image-sif demo serve setup setup-test test test-fast bench-pipeline bench-slurm bench-profile bench-containers pictures dashboards lint format help locks audit images up down status logs certs
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -80,6 +80,9 @@ pictures: setup-test  ## take the documentation's pictures from the last demo
 
 bench-slurm: setup-test  ## the Slurm engine under faults, and 200 real jobs; one JSON object last
 	@$(AIRFLOW_PY) benchmarks/slurm.py
+
+bench-containers: setup-test  ## what containers and the stack cost, with faults; one JSON object last
+	@$(AIRFLOW_PY) benchmarks/containers.py $(if $(ONLY),--only $(ONLY))
 
 images:  ## build the container images (BASE=, TAG=, GPU=yes|no, IMAGES="trainer airflow")
 	$(PYTHON) containers/build.py --base "$(BASE)" --tag $(or $(TAG),dev) --gpu $(or $(GPU),auto) $(IMAGES)
