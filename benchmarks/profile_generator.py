@@ -198,6 +198,35 @@ def truth(segments: list[Segment]) -> dict[str, float]:
     }
 
 
+def host_timeline(
+    phases: dict[str, int], *, steps: int = 12, collective: int = 0, start: int = 1_000_000
+) -> Timeline:
+    """Return a rank without a GPU: *phases* in order by length in ns, "" for time in no phase.
+
+    The last *collective* nanoseconds of backward are a collective within it.
+    """
+    ranges: list[tuple[int, int, str]] = []
+    length = sum(phases.values())
+    for step in range(steps):
+        now = start + step * length
+        ranges.append((now, now + length, f"step {step}"))
+        for name, ns in phases.items():
+            if name:
+                ranges.append((now, now + ns, name))
+            if name == "backward" and collective:
+                ranges.append((now + ns - collective, now + ns, "collective"))
+            now += ns
+    nothing = np.empty(0, dtype=np.int64)
+    return Timeline(
+        device=dict.fromkeys(DEVICE, nothing),
+        calls=dict.fromkeys(CALLS, nothing),
+        ranges=ranges,
+        names=["nothing"],
+        steps=steps,
+        step_ns=np.full(steps, length),
+    )
+
+
 PARTS = ("compute", "overlap", "comm", "h2d", "d2h", "data", "host", "sync", "queue")
 US, MS = 1_000, 1_000_000
 

@@ -131,10 +131,10 @@ def _slow(
         return None
     late = int(stragglers.last[stragglers.latest])
     rank = ranks[stragglers.latest]
-    cost = float(stragglers.exposed.mean()) / 1e6
+    cost = float(stragglers.exposed.sum(axis=0).mean()) / max(1, len(ranks) - 1) / 1e6
     text = (
         f"rank {rank.rank} arrives last at {late} of {stragglers.matched} collectives (from "
-        f"{stragglers.basis}); ranks wait {cost:.2f} ms a step on average"
+        f"{stragglers.basis}); the others wait {cost:.2f} ms a step, on average"
     )
     if slow is not None:
         text += _where(ranks, stragglers.latest)

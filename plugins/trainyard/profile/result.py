@@ -140,7 +140,7 @@ class Recoverable:
     name: str
     """The cause."""
     ms: Estimate
-    """Milliseconds per step, mean over ranks."""
+    """Milliseconds per step, mean over ranks (over those that wait, for waiting)."""
     how: str
     """What would have to change."""
 

@@ -120,13 +120,15 @@ def _recoverable(
     mode = ranks[0].mode
     columns = CLASS_COLUMNS[mode]
     exposed = together(ranks, columns[Bound.COMMUNICATION])
-    waiting = np.zeros(exposed.shape)
+    waiting, saved_by_balance = np.zeros(exposed.shape), np.zeros(exposed.shape)
     if stragglers is not None and stragglers.exposed.shape[1] == exposed.size:
         waiting = stragglers.exposed.sum(axis=0)
+        # The last rank itself does not wait: a step gets shorter by what the others do.
+        saved_by_balance = waiting * len(ranks) / (len(ranks) - 1)
     late = f"balance the ranks: rank {slow} is last" if slow is not None else "balance the ranks"
     causes: list[tuple[str, Array, str]] = [
         ("waiting for data", together(ranks, ("data",)), "have the next batch ready"),
-        ("waiting for the last rank", waiting, late),
+        ("waiting for the last rank", saved_by_balance, late),
         ("exposed transfer", exposed - waiting, "overlap it with backward, or send less"),
     ]
     if mode is Mode.DEVICE:
@@ -215,8 +217,8 @@ def _headline(
     if slow is not None and recoverable and recoverable[0].name == "waiting for the last rank":
         saved = recoverable[0].ms.value
         return (
-            f"Rank {slow} is slow: the others wait for it, {saved:.2f} ms of a step on average "
-            f"over ranks ({NAMES[bound]}: {share})"
+            f"Rank {slow} is slow: the others wait for it, {saved:.2f} ms of a step "
+            f"({NAMES[bound]}: {share})"
         )
     if bound is Bound.COMPUTE:
         return f"Bound by compute: {share}; input, communication and host stay below 10 % each"

@@ -59,6 +59,7 @@ def test_torch_profiler_names_phases_and_the_stalled_rank():
     assert found.stragglers.last.tolist() == [0, 6]
     assert found.verdict.slow_rank == 1
     assert found.verdict.bound is Bound.HOST
+    assert found.verdict.headline.startswith("Rank 1 is slow")
     assert "in code outside any phase" in str(found.verdict.findings)
 
 
