@@ -21,4 +21,5 @@ pytest_plugins: list[str] = [
     "tests.fixtures.moto",  # imports the one before it
     "tests.fixtures.slurm_cluster",
     "tests.fixtures.sshd",
+    "tests.fixtures.stack",
 ]
