@@ -31,6 +31,7 @@ from trainyard.errors import (
 )
 from trainyard.launch import launch
 from trainyard.presets import PRESETS, Preset
+from trainyard.sites import Site
 from trainyard.store import migrate, open_store
 from trainyard.study import make_study, references, write_study
 
@@ -38,7 +39,7 @@ from trainyard.study import make_study, references, write_study
 class Scene:
     """One planned run, a stand-in for its trainer, a results database, and tries of its task."""
 
-    def __init__(self, folder_: Path) -> None:
+    def __init__(self, folder_: Path, place: Site | None = None) -> None:
         self.folder = folder_
         self.settings = make_settings(folder_)
         with open_store(self.settings.results_url) as store:
@@ -48,7 +49,7 @@ class Scene:
         self.study = make_study(
             "single",
             parameters,
-            site(folder_, str(folder_ / "stand-in"), run_timeout_s=600),
+            place or site(folder_, str(folder_ / "stand-in"), run_timeout_s=600),
             identity=identity,
             task_id="run_on_cpu",
             in_study=False,
