@@ -192,4 +192,12 @@ def test_git_state(tmp_path):
     assert not dirty
     (tmp_path / "file").write_text("b")
     assert Git(tmp_path).answers() == (commit, True)
+
+
+def test_an_image_says_its_commit_and_a_repository_says_it_itself(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINYARD_COMMIT", "a" * 40)
+    assert Git(tmp_path).answers() == ("a" * 40, False)
+    monkeypatch.setenv("TRAINYARD_COMMIT", f"{'a' * 40}-dirty")
+    assert Git(tmp_path).answers() == ("a" * 40, True)
+    assert Git(REPOSITORY).answers()[0] not in {"", "a" * 40}
     assert (REPOSITORY / "trainer").is_dir()
