@@ -63,6 +63,7 @@ class SlurmBackend:
         self._submit_patience = submit_patience
         self._clock = clock
         self._sleep = sleep
+        self._profile: ClusterProfile | None = None
 
     @cached_property
     def client(self) -> SlurmClient:
@@ -74,12 +75,16 @@ class SlurmBackend:
         """Folder of what is known of clusters: probes, bad nodes."""
         return Path(self._site.runs_dir) / ".slurm"
 
-    @cached_property
+    # Not functools.cached_property: until Python 3.12 it holds one lock for all instances, and a
+    # cluster that does not answer would keep the others waiting.
+    @property
     def profile(self) -> ClusterProfile:
         """What kind of cluster it is; raises ``SlurmError`` at first contact."""
-        return known_profile(self.access, self.client, self.notes, clock=self._clock)
+        if self._profile is None:
+            self._profile = known_profile(self.access, self.client, self.notes, clock=self._clock)
+        return self._profile
 
-    @cached_property
+    @property
     def quarantine(self) -> Quarantine:
         """The cluster's bad nodes."""
         return Quarantine(self.notes, self.profile.cluster, clock=self._clock)

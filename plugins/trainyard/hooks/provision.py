@@ -86,13 +86,11 @@ def connections(wanted: dict[str, dict[str, Any]]) -> list[str]:
     """Make missing connections; return what was made. *wanted*: fields by connection id."""
     from airflow.models.connection import Connection
     from airflow.utils.session import create_session
-    from sqlalchemy import select
 
     done = []
     with create_session() as session:
         for name, fields in wanted.items():
-            known = session.scalar(select(Connection.id).where(Connection.conn_id == name))
-            if known is None:
+            if session.query(Connection).filter_by(conn_id=name).first() is None:
                 extra = json.dumps(fields.get("extra", {}))
                 session.add(Connection(conn_id=name, **{**fields, "extra": extra}))
                 done.append(f"connection {name} made")
