@@ -110,6 +110,8 @@ KEYS: tuple[Key, ...] = (
     _choice("COMPOSE_PROFILES", "", "Optional parts, with commas: celery, gpu, slurm"),
     _choice("COMPOSE_FILE", "docker-compose.yaml",
             "Files of the stack; with TLS: docker-compose.yaml:docker-compose.tls.yaml"),
+    _choice("DOCKER_SOCKET", "/var/run/docker.sock",
+            "Socket of the engine; of a rootless one: /run/user/1000/docker.sock"),
     *(_choice(port.variable, port.number, f"{port.what}, on 127.0.0.1") for port in PORTS),
     _choice("TLS_BIND", "127.0.0.1", "Address the TLS proxy listens on; 0.0.0.0: every interface"),
     _choice("TLS_NAMES", "localhost,127.0.0.1", "Names and addresses in the generated certificate"),

@@ -67,10 +67,9 @@ def describe(options: Options, values: dict[str, str]) -> Stack:
     if options.tls and _TLS_FILE not in files:
         files.append(_TLS_FILE)
     folder = options.env_file.resolve().parent / ".trainyard" / "stack"
-    socket = Path(values.get("DOCKER_SOCKET", "/var/run/docker.sock"))
+    socket = Path(values["DOCKER_SOCKET"])
     environment = {
         "TRAINYARD_STACK_DIR": str(folder),
-        "DOCKER_SOCKET": str(socket),
         "TRAINYARD_EXECUTOR": "CeleryExecutor" if "celery" in profiles else "LocalExecutor",
         # A job may ask for all the memory of its node; slurmd needs some beside it.
         "SLURM_NODE_LIMIT_MB": str(int(values["SLURM_NODE_MEMORY_MB"]) + 256),
@@ -173,7 +172,8 @@ def up(options: Options) -> int:
     if images:
         print(f"Building {', '.join(images)} …", flush=True)
         make = shutil.which("make") or "make"
-        subprocess.run([make, "--no-print-directory", "images"], cwd=options.root, check=True)
+        tag = f"TAG={stack.values['TRAINYARD_TAG']}"
+        subprocess.run([make, "--no-print-directory", "images", tag], cwd=options.root, check=True)
     # A file that is replaced stays the old one in a running container.
     again = ("--force-recreate",) if changed else ()
     took = wait.start(stack.compose, stack.wanted(), stack.folder / "up.log", *again)
