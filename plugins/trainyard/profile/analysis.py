@@ -8,6 +8,7 @@ from trainyard.profile import intervals as iv
 from trainyard.profile.device import NVTX, device_times, pageable_share
 from trainyard.profile.kernels import kernel_table
 from trainyard.profile.model import Note, ProfileError
+from trainyard.profile.operators import operator_table
 from trainyard.profile.phases import phase_times
 from trainyard.profile.result import PART_COLUMNS, Mode, ProfileAnalysis, RankAnalysis
 from trainyard.profile.shares import mean_over_steps, ratio_over_steps
@@ -115,6 +116,7 @@ def _of_device(
         pageable=pageable_share(rank, windows),
         data_basis=times.data_basis,
         kernels=kernel_table(rank, windows, counters),
+        operators=(),
         spans={
             "compute": spans.compute,
             "exposed_comm": spans.exposed_comm,
@@ -159,6 +161,7 @@ def _of_phases(
         pageable=None,
         data_basis=NVTX if "data" in times.named else "",
         kernels=None,
+        operators=operator_table(rank, windows),
         spans=times.spans,
         **_common(rank, windows, frame, residual),
     )

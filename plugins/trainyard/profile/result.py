@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trainyard.profile.intervals import Spans
     from trainyard.profile.kernels import KernelTable
     from trainyard.profile.model import Note, Trace
+    from trainyard.profile.operators import Operator
     from trainyard.profile.steps import Windows
     from trainyard.profile.stragglers import Stragglers
 
@@ -92,6 +93,8 @@ class RankAnalysis:
     """What the waiting for data was taken from."""
     kernels: KernelTable | None
     """Kernels by name; None without a device."""
+    operators: tuple[Operator, ...]
+    """Framework operators by self time; empty with a device, or where none were recorded."""
     spans: dict[str, Spans]
     """Disjoint moments of each part, for pictures."""
     overhead: float

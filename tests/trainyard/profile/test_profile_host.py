@@ -88,3 +88,36 @@ def test_a_collective_beside_computation_is_hidden(tmp_path):
     assert ms(rank, "backward") == 12
     assert ms(rank, "collective") == pytest.approx(2, rel=0.03), "2 ms lie in no phase"
     assert rank.fractions["overlap"].value == pytest.approx(0.75, rel=0.02)
+
+
+def test_operators_are_ranked_by_the_time_they_spend_themselves():
+    from trainyard.profile.model import Format, RankTrace, events
+    from trainyard.profile.operators import operator_table
+    from trainyard.profile.steps import windows_of
+
+    rows = [  # name, thread, start, end
+        (0, 1, 0, 100),
+        (1, 1, 0, 60),
+        (2, 1, 10, 30),
+        (2, 1, 30, 35),
+        (1, 1, 70, 90),
+        (2, 2, 5, 25),
+        (2, 1, 150, 160),
+    ]
+    name, thread, start, end = zip(*rows, strict=True)
+    step = events(start=[0], end=[120], name=[3], thread=[1])
+    rank = RankTrace(
+        rank=0,
+        source="hand",
+        format=Format.TORCH,
+        names=("outer", "middle", "inner", "step 0"),
+        operators=events(name=name, thread=thread, start=start, end=end),
+        ranges=step,
+    )
+    table = operator_table(rank, windows_of(rank))
+    assert {item.name: (item.calls, item.self_ns) for item in table} == {
+        "middle": (2, 35 + 20),
+        "inner": (3, 20 + 5 + 20),
+        "outer": (1, 20),
+    }
+    assert [item.name for item in table] == ["middle", "inner", "outer"]

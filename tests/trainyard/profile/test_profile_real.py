@@ -61,6 +61,8 @@ def test_torch_profiler_names_phases_and_the_stalled_rank():
     assert found.verdict.bound is Bound.HOST
     assert found.verdict.headline.startswith("Rank 1 is slow")
     assert "in code outside any phase" in str(found.verdict.findings)
+    assert {"aten::addmm", "aten::convolution_backward"} <= {op.name for op in first.operators}
+    assert sum(op.share for op in first.operators) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])

@@ -131,7 +131,7 @@ def _flat(item: Any) -> dict[str, Any]:
 
 def tables_of(analysis: ProfileAnalysis) -> dict[str, pd.DataFrame]:
     """Return the full tables by file name without ending."""
-    parts, fractions, kernels = [], [], []
+    parts, fractions, kernels, operators = [], [], [], []
     for item in analysis.ranks:
         frame = (item.frame / 1e6).assign(rank=item.rank)
         parts.append(frame.reset_index(names="step"))
@@ -143,11 +143,15 @@ def tables_of(analysis: ProfileAnalysis) -> dict[str, pd.DataFrame]:
             row = asdict(kernel)
             row.pop("per_step")
             kernels.append({"rank": item.rank, **row, "mean_ns": kernel.mean_ns})
-    return {
+        operators += [{"rank": item.rank, **asdict(found)} for found in item.operators]
+    made = {
         "parts": pd.concat(parts, ignore_index=True),
         "fractions": pd.DataFrame(fractions),
-        "kernels": pd.DataFrame(kernels),
     }
+    for name, rows in (("kernels", kernels), ("operators", operators)):
+        if rows:
+            made[name] = pd.DataFrame(rows)
+    return made
 
 
 def numbers_of(analysis: ProfileAnalysis) -> dict[str, Any]:
@@ -171,6 +175,7 @@ def numbers_of(analysis: ProfileAnalysis) -> dict[str, Any]:
                 "residual_limit_ms": item.residual_limit_ms,
                 "profiler_overhead": item.overhead,
                 "kernels": item.kernels,
+                "operators": item.operators,
             }
             for item in analysis.ranks
         ],

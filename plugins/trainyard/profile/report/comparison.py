@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainyard.profile.report.document import EXPLAINED, FRACTIONS, MOST_KERNELS
+from trainyard.profile.report.document import EXPLAINED, FRACTIONS
 from trainyard.profile.report.figures import shortened
+from trainyard.profile.report.kernel_sections import MOST_KERNELS
 from trainyard.report.document import Cell, Document, KeyFigure, Section, Table
 from trainyard.report.tables import cells, columns
 from trainyard.report.text import clean, count_of, number, scaled, shares

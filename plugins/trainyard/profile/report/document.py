@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainyard.profile.report.figures import figures_of, shortened
+from trainyard.profile.report.figures import figures_of
+from trainyard.profile.report.kernel_sections import (
+    TABLES,
+    kernel_sections,
+    operator_sections,
+    tables_with_rows,
+)
 from trainyard.profile.report.parts import LABELS, columns_of
 from trainyard.report.document import (
     Block,
@@ -20,17 +26,15 @@ from trainyard.report.tables import cells, columns
 from trainyard.report.text import NOTHING, clean, count_of, number, percent, scaled, shares
 
 if TYPE_CHECKING:
-    from trainyard.profile.result import Bound, ProfileAnalysis, RankAnalysis
+    from trainyard.profile.result import Bound, ProfileAnalysis
 
 FILES = (
     ("PDF", "report.pdf"),
     ("timeline, zoomable", "timeline.html"),
     ("trace for Perfetto", "trace.json.gz"),
     ("analysis.json", "analysis.json"),
-    ("kernels, CSV", "tables/kernels.csv"),
 )
 EXPLAINED = "docs/profiles.md"
-MOST_KERNELS = 20
 FRACTIONS = {
     "gpu_busy": "GPU busy",
     "overlap": "communication hidden by compute",
@@ -66,10 +70,14 @@ def document_of(analysis: ProfileAnalysis, title: str) -> Document:
         sections=(
             _verdict(analysis),
             _where(analysis),
-            *_kernels(analysis),
+            *kernel_sections(analysis),
+            *operator_sections(analysis),
             _limits(analysis),
         ),
-        files=FILES,
+        files=(
+            *FILES,
+            *((TABLES[name], f"tables/{name}.csv") for name in tables_with_rows(analysis)),
+        ),
         explained=EXPLAINED,
     )
 
@@ -224,60 +232,6 @@ def _stragglers(analysis: ProfileAnalysis) -> list[Block]:
             note=f"{note}.",
         )
     ]
-
-
-def _kernels(analysis: ProfileAnalysis) -> list[Section]:
-    rank = analysis.ranks[0]
-    if rank.kernels is None:
-        return []
-    names = {"kernel_ranking", "roofline"}
-    figures = [item for item in figures_of(analysis) if item.name in names]
-    table = rank.kernels
-    efficiency = (
-        f"Kernel efficiency (time-weighted SOL over 95 % of the time): {table.efficiency:.0f} %. "
-        if table.efficiency is not None
-        else ""
-    )
-    text = (
-        f"{efficiency}{table.launches_per_step:.0f} launches a step, "
-        f"{percent(table.short_share, 0)} of them under 10 us; {percent(table.tensor_share, 0)} of "
-        "the compute time is in kernels that use tensor cores."
-    )
-    return [
-        Section(
-            anchor="kernels",
-            title="Kernels",
-            blocks=(Paragraph(text=text), *figures, _kernel_table(rank)),
-        )
-    ]
-
-
-def _kernel_table(rank: RankAnalysis) -> Table:
-    kernels = rank.kernels.kernels if rank.kernels else ()
-    steps = len(rank.windows.start)
-    rows = [
-        cells(
-            shortened(clean(kernel.name)),
-            number(kernel.calls / steps),
-            number(kernel.total_ns / steps / 1e6),
-            number(kernel.mean_ns / 1e3),
-            percent(kernel.share),
-            "communication" if kernel.collective else kernel.limit,
-            {True: "yes", False: "no", None: NOTHING}[kernel.tensor],
-            number(kernel.sol) if kernel.sol is not None else NOTHING,
-        )
-        for kernel in kernels[:MOST_KERNELS]
-    ]
-    return Table(
-        caption=f"Kernels of rank {rank.rank}",
-        columns=columns(
-            "<kernel", ">calls per step", ">ms per step", ">mean, us", ">share", "limit", "tensor",
-            ">SOL, %",
-        ),
-        rows=tuple(rows),
-        note="A dash or unknown: counters unavailable for this kernel.",
-        csv="tables/kernels.csv",
-    )  # fmt: skip
 
 
 def _limits(analysis: ProfileAnalysis) -> Section:

@@ -15,6 +15,7 @@ import numpy as np
 
 from trainyard.profile import intervals as iv
 from trainyard.profile.model import Kind
+from trainyard.profile.operators import depths
 from trainyard.profile.report.parts import COLOURS, LABELS, coarse, lanes_of, typical_step
 from trainyard.profile.steps import phase_of
 
@@ -120,7 +121,7 @@ class _Lanes:
         ranges = trace.ranges.where(trace.ranges.thread == item.windows.thread)
         # Of two ranges that begin together the longer one is the outer.
         ranges = ranges.where(np.lexsort((-ranges.end, ranges.start)))
-        depth = _depths(ranges)
+        depth = depths(ranges)
         for level in range(min(6, int(depth.max()) + 1 if len(ranges) else 0)):
             mine = ranges.where(depth == level)
             colour = np.array([_place(phase_of(name)) for name in trace.names])[mine.name]
@@ -210,10 +211,3 @@ _FAR = 1e15
 def _place(part: str) -> int:
     """Return the place of a part's colour; 255 for none."""
     return _PARTS.index(part) if part in COLOURS else 255
-
-
-def _depths(ranges: Events) -> Array:
-    """Return how many earlier ranges each lies within; sorted by start, an outer one first."""
-    ended = np.searchsorted(np.sort(ranges.end), ranges.start, side="right")
-    depth: Array = np.maximum(np.arange(len(ranges)) - ended, 0)
-    return depth
