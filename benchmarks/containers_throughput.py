@@ -35,9 +35,9 @@ CLAIM = 0.98
 SPEC = RunSpec(
     name="container-vs-process",
     dataset=Dataset.SYNTHETIC,
-    steps=150,
+    steps=520,
     warmup_steps=20,
-    window_steps=10,
+    window_steps=25,
     evaluate=False,
 )
 _POLL_S = 0.2
