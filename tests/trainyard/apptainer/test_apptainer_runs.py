@@ -172,11 +172,3 @@ def test_an_image_that_changed_since_the_plan_runs_nothing(apptainer):
     run = Run(apptainer, "changed", spec_of(), apptainer={"image": str(image)})
     assert run.wait().exit_code == CHANGED
     assert "plan the study again" in run.errors()
-
-
-def test_an_image_that_cannot_be_mounted_is_unpacked(apptainer):
-    run = Run(
-        apptainer, "unsquash", spec_of(), "id -u", apptainer={"userns": True, "unsquash": True}
-    )
-    assert run.wait().exit_code == 0, run.errors()
-    assert run.paths.stdout.read_text().strip() == str(USER)
