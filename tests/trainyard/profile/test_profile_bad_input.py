@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import random
 import sqlite3
 
 import pytest
@@ -144,6 +146,42 @@ def test_steps_without_phases_on_a_machine_without_gpu(tmp_path):
     refused(tmp_path / "rank0.json", "no phase", "NVTX")
 
 
+def test_impossible_times_and_numbers_are_dropped_and_told(tmp_path):
+    path = write_torch(tmp_path / "rank0.json", MADE)
+    trace = json.loads(path.read_text())
+    before = len(analyse(read_trace([path])).trace.ranks[0].device)
+    kernel = {"ph": "X", "cat": "kernel", "name": "k", "tid": 7, "args": {"stream": 7, "device": 0}}
+    trace["traceEvents"] += [
+        {**kernel, "ts": 1e300, "dur": 1},
+        {**kernel, "ts": 1, "dur": -5},
+        {**kernel, "dur": 1},
+        {
+            **kernel,
+            "ts": 1500,
+            "dur": 1,
+            "args": {"device": 0, "correlation": 10**30, "stream": "x"},
+        },
+    ]
+    path.write_text(json.dumps(trace))
+    found = analyse(read_trace([path]))
+    assert len(found.trace.ranks[0].device) == before + 1
+    assert any(note.text.startswith("3 events without") for note in found.notes)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_damage_anywhere_is_an_error_or_harmless(tmp_path, seed):
+    rng = random.Random(seed)
+    writers = {"r0.sqlite": write_nsys, "rank0.json": write_torch}
+    for name, write in writers.items():
+        path = write(tmp_path / name, MADE)
+        content = bytearray(path.read_bytes())
+        for _ in range(rng.choice([1, 5, 30])):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        path.write_bytes(bytes(content))
+        with contextlib.suppress(ProfileError):
+            analyse(read_trace([path]))
+
+
 def test_operators_alone_have_no_steps(tmp_path):
     event = {"ph": "X", "cat": "cpu_op", "name": "aten::mm", "tid": 1, "ts": 1, "dur": 2}
     (tmp_path / "rank0.json").write_text(json.dumps({"traceEvents": [event]}))
@@ -230,6 +268,7 @@ def test_bad_ncu_files(tmp_path):
         '"ID","Kernel Name","gpu__time_duration.sum"\n"","","fortnight"\n"0","k","1"\n': [
             "fortnight"
         ],
+        '"ID","Kernel Name","gpu__time_duration.sum"\n"",""\n"0","k","1"\n': ["raw page"],
         '"ID","Kernel Name","dram__bytes.sum"\n"","","byte"\n"0","k","1"\n': ["SpeedOfLight"],
         '"ID","Kernel Name","gpu__time_duration.sum"\n"","","ns"\n"0","k"\n': ["truncated"],
     }

@@ -80,10 +80,13 @@ def read_ncu(path: Path) -> dict[str, Counters]:
     start = next((n for n, line in enumerate(lines) if _is_head(line)), None)
     if start is None:
         raise ProfileError(_no_table(path, text))
-    rows = list(csv.reader(io.StringIO("".join(lines[start:]))))
+    try:
+        rows = list(csv.reader(io.StringIO("".join(lines[start:]))))
+    except csv.Error as error:
+        raise ProfileError(f"{path} is damaged ({error}): export it again") from error
     head, units, body = rows[0], rows[1] if len(rows) > 1 else [], rows[2:]
     columns = {name: place for place, name in enumerate(head)}
-    if "Kernel Name" not in columns or any(unit for unit in units[:2]):
+    if "Kernel Name" not in columns or len(units) != len(head) or any(units[:2]):
         raise ProfileError(
             f"{path} is not the raw page of ncu (kernels by row, units in the second row): write "
             "it with ncu --import FILE.ncu-rep --csv --page raw"

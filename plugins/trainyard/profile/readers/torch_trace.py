@@ -39,6 +39,9 @@ from trainyard.profile.readers.torch_file import (
 )
 from trainyard.profile.steps import BACKWARD_OPERATOR
 
+_LATEST_US = 4e15
+"""Times and lengths beyond this (the year 2096, in microseconds) are no times."""
+_LARGEST = 1 << 62
 _ABSOLUTE_US = 1e14
 """Above this (1973 in microseconds since 1970), times count from the epoch itself."""
 
@@ -68,7 +71,7 @@ def read_torch(path: Path, rank: int | None = None, *, limit: int = LARGEST_BYTE
     dropped = 0
     for event in file.events:
         if (event.ph == "X" and event.cat in KNOWN) or event.cat == OVERHEAD:
-            if event.dur >= 0 and event.ts == event.ts:
+            if 0 <= event.dur < _LATEST_US and abs(event.ts) < _LATEST_US:
                 groups[event.cat].append(event)
             else:
                 dropped += 1
@@ -157,7 +160,7 @@ def _times(group: list[Event]) -> dict[str, Any]:
 def _integers(values: list[Number]) -> Any:
     """Return numbers as integers; what is absent or no number becomes NONE."""
     return np.fromiter(
-        (int(v) if isinstance(v, int | float) and v == v else NONE for v in values),  # noqa: PLR0124
+        (int(v) if isinstance(v, int | float) and abs(v) < _LARGEST else NONE for v in values),
         np.int64,
         len(values),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from trainyard.report.pdf import render_pdf
 if TYPE_CHECKING:
     from trainyard.profile.compare import Comparison
     from trainyard.profile.result import ProfileAnalysis
-    from trainyard.report.document import Document
+    from trainyard.report.document import Document, Section
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -46,15 +46,20 @@ class ProfileFiles:
 
 
 def build(
-    analysis: ProfileAnalysis, folder: Path, *, title: str = "Profile of a training step"
+    analysis: ProfileAnalysis,
+    folder: Path,
+    *,
+    title: str = "Profile of a training step",
+    more: tuple[Section, ...] = (),
 ) -> ProfileFiles:
     """Write the report on *analysis* as *folder*, replacing an older one in one step.
 
-    Raises ``OSError`` when the folder cannot be written; the older one is then still there.
+    *more* are sections at its end. Raises ``OSError`` when the folder cannot be written; the older one is then still there.
     """
 
     def write(aside: Path) -> None:
-        _write(document_of(analysis, title), aside)
+        document = document_of(analysis, title)
+        _write(replace(document, sections=(*document.sections, *more)), aside)
         for name, frame in tables_of(analysis).items():
             (aside / "tables" / f"{name}.csv").write_text(csv_text(frame), encoding="utf-8")
         (aside / "analysis.json").write_text(json_text(numbers_of(analysis)), encoding="utf-8")
@@ -79,11 +84,19 @@ def build_comparison(
     folder: Path,
     *,
     title: str = "Two profiles compared",
+    more: tuple[Section, ...] = (),
+    first: tuple[str, ...] = (),
 ) -> ProfileFiles:
-    """Write the report on a comparison as *folder*, replacing an older one in one step."""
+    """Write the report on a comparison as *folder*, replacing an older one in one step.
+
+    *more* are sections before the others, *first* are sentences before the summary.
+    """
 
     def write(aside: Path) -> None:
-        _write(comparison_document(found, before, after, title), aside)
+        document = comparison_document(found, before, after, title)
+        summary = (*first, *document.summary)
+        sections = (*more, *document.sections)
+        _write(replace(document, summary=summary, sections=sections), aside)
         rows = [_flat(item) for item in found.kernels]
         (aside / "tables" / "kernels.csv").write_text(
             csv_text(pd.DataFrame(rows)), encoding="utf-8"
