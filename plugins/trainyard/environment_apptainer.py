@@ -47,8 +47,8 @@ _FIXES = (
     (r"user namespace|userns|max_user_namespaces", _NAMESPACES),
     (
         r"squashfuse|fuse: |/dev/fuse|loop device",
-        "the image cannot be mounted here: see that it was copied completely; without FUSE and "
-        "setuid helper set apptainer.unsquash = true, which unpacks it at every start",
+        "the image cannot be mounted here: see that it was copied completely; without FUSE or "
+        "Apptainer's setuid helper no node can: ask the administrators for one of them",
     ),
     (
         r"image format not recognized|not a valid SIF",

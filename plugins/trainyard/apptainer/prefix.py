@@ -103,7 +103,6 @@ def start_options(container: ApptainerSite, run_dir: str) -> tuple[str, ...]:
     chosen = {
         "--cleanenv": container.clean_environment,
         "--userns": container.userns,
-        "--unsquash": container.unsquash,
         "--no-home": container.home is Home.NONE,
     }
     home = ("--home", run_dir) if container.home is Home.RUN else ()

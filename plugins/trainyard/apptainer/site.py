@@ -94,8 +94,6 @@ class ApptainerSite:
     """What is seen of the user's home folder."""
     userns: bool = False
     """Run in a user namespace (``--userns``), although the installation has a setuid helper."""
-    unsquash: bool = False
-    """Unpack the image at every start (``--unsquash``): for nodes that can mount no image."""
     mpi: Mpi = Mpi.NONE
     """How ranks are started, and whose MPI they use."""
     mpi_type: str = "pmix"

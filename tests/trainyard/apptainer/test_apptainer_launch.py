@@ -48,7 +48,6 @@ FULL = replace(
         pass_environment=("LICENSE_SERVER", "UCX_*"),
         home=Home.RUN,
         userns=True,
-        unsquash=True,
         identity=IMAGE,
     ),
 )
