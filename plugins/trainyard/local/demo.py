@@ -69,9 +69,10 @@ def stack_for(root: Path, site: str, *, schedule: str = "") -> Iterator[Stack]:
             nodes = ", ".join(found.cluster.config.node_names)
             print(f"  cluster {found.cluster.config.name}, nodes {nodes}", flush=True)
         if site == "docker":
-            from trainyard.local.docker import docker_site
+            from trainyard.local.docker import docker_site, end_runs
 
             more = {"more_sites": docker_site(root)}
+            open_things.callback(end_runs, root)
         print("Starting the object store, MLflow and Airflow …", flush=True)
         yield open_things.enter_context(running_stack(root, schedule=schedule, **more))
 

@@ -6,15 +6,19 @@ import os
 import subprocess
 from pathlib import Path
 
+from trainyard.backends import open_backend
 from trainyard.docker.engine import local_engine
 from trainyard.docker.site import DockerSite
 from trainyard.errors import UnavailableError
 from trainyard.local.state import REPOSITORY, StackPaths, local_site, toml
+from trainyard.paths import RunPaths
+from trainyard.sites import parse_sites
 
 SITE = "docker"
 """Name of the site in the trigger forms."""
 PYTHON = "/opt/trainer/bin/python"
 """The trainer's Python in its image."""
+_STOP_S = 3.0
 
 
 def image() -> str:
@@ -30,6 +34,20 @@ def docker_site(root: Path) -> str:
     need_image(image())
     place = {**local_site(StackPaths(root=root.resolve())), "launcher": "docker", "python": PYTHON}
     return f"[{SITE}]\n{toml(place)}[{SITE}.docker]\n{toml({'image': image()})}"
+
+
+def end_runs(root: Path) -> None:
+    """End the containers that the stack in *root* leaves behind: nobody waits for them any more."""
+    paths = StackPaths(root=root.resolve())
+    if not paths.sites.is_file():
+        return  # the stack never came up
+    site = parse_sites(paths.sites.read_text(), str(paths.sites))[SITE]
+    backend = open_backend(site)
+    for note in sorted(paths.runs.glob("*/containers/planned.json")):
+        run = RunPaths(root=paths.runs, run_id=note.parent.parent.name)
+        if not backend.observe(run).state.is_over:
+            backend.cancel(run, why="the stack was stopped", grace_s=_STOP_S)
+        backend.sweep(run)
 
 
 def need_image(name: str) -> None:

@@ -19,6 +19,23 @@ def test_without_an_engine_it_says_what_is_needed(tmp_path, monkeypatch):
         docker_site(tmp_path)
 
 
+@pytest.mark.slow
+def test_a_stack_that_stops_leaves_no_container(tmp_path, shell_image):
+    from tests.fakes.docker_runs import Run
+    from trainyard.backends import State
+    from trainyard.local.state import toml
+
+    run = Run(tmp_path, shell_image, "sleep 60; exit 0")
+    place = {"launcher": "docker", "python": run.site.python, "cores": 2}
+    place |= {"runs_dir": run.site.runs_dir, "data_dir": run.site.data_dir}
+    text = f"[docker]\n{toml(place)}[docker.docker]\n{toml({'image': shell_image})}"
+    (tmp_path / "sites.toml").write_text(text)
+    run.start()
+    module.end_runs(tmp_path)
+    assert run.observe().state is State.CANCELLED
+    assert run.left() == []
+
+
 class TestWithAnEngine:
     @pytest.fixture
     def engine(self, monkeypatch):
