@@ -99,6 +99,18 @@ def test_the_export_is_a_trace_with_every_event_of_the_steps(folder):
     assert {"stream 7", "stream 20", "idle because"} <= named
 
 
+def test_a_long_profile_exports_its_first_steps_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainyard.profile.report.export.MOST_EVENTS", 500)
+    found = analyse(read_trace([write_nsys(tmp_path / "r0.sqlite", timeline(CASES["everything"]))]))
+    files = build(found, tmp_path / "out")
+    with gzip.open(files.trace, "rt") as file:
+        trace = json.load(file)["traceEvents"]
+    names = {event["name"] for event in trace}
+    held = sum(f"step {number}" in names for number in range(12))
+    assert 1 < held < 12
+    assert f"holds the first {held} of 12 steps" in files.html.read_text()
+
+
 def test_a_long_profile_keeps_its_timeline_small():
     found = analyse(read_trace([Path(path) for path in CPU]))
     data = timeline_data(found, budget=100)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from trainyard.profile.report.comparison import comparison_document
 from trainyard.profile.report.document import document_of
-from trainyard.profile.report.export import write_perfetto
+from trainyard.profile.report.export import exported_steps, write_perfetto
 from trainyard.profile.report.parts import columns_of
 from trainyard.profile.report.timeline import timeline_html
 from trainyard.report.assemble import draw_all, replace_folder
@@ -54,7 +54,8 @@ def build(
 ) -> ProfileFiles:
     """Write the report on *analysis* as *folder*, replacing an older one in one step.
 
-    *more* are sections at its end. Raises ``OSError`` when the folder cannot be written; the older one is then still there.
+    *more* are sections at its end. Raises ``OSError`` when the folder cannot be written; the older
+    one is then still there.
     """
 
     def write(aside: Path) -> None:
@@ -64,7 +65,7 @@ def build(
             (aside / "tables" / f"{name}.csv").write_text(csv_text(frame), encoding="utf-8")
         (aside / "analysis.json").write_text(json_text(numbers_of(analysis)), encoding="utf-8")
         (aside / "timeline.html").write_text(timeline_html(analysis, title), encoding="utf-8")
-        write_perfetto(analysis, aside / "trace.json.gz")
+        write_perfetto(analysis, aside / "trace.json.gz", steps=exported_steps(analysis))
 
     folder = _replaced(folder, write)
     return ProfileFiles(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trainyard.profile.report.export import exported_steps
 from trainyard.profile.report.figures import figures_of
 from trainyard.profile.report.kernel_sections import (
     TABLES,
@@ -241,6 +242,12 @@ def _limits(analysis: ProfileAnalysis) -> Section:
         items.append(
             f"Rank {rank.rank}: {number(rank.residual_ms)} ms of a step have no explanation, "
             f"{word} the limit of {number(rank.residual_limit_ms)} ms"
+        )
+    exported, steps = exported_steps(analysis), len(analysis.ranks[0].windows.start)
+    if exported < steps:
+        items.append(
+            f"trace.json.gz holds the first {exported} of {steps} steps; python -m "
+            "trainyard.profile export writes all of them"
         )
     items.append(
         "Times are of the profiled run: a profiler slows what it measures. Throughput comes from "

@@ -21,8 +21,17 @@ if TYPE_CHECKING:
     from trainyard.profile.model import Array, Events, RankTrace
     from trainyard.profile.result import ProfileAnalysis, RankAnalysis
 
+MOST_EVENTS = 2_000_000
+"""Events beside a report: more make a file that no viewer opens with pleasure."""
 _CHUNK = 1 << 16
 _CAUSES = "idle because"
+
+
+def exported_steps(analysis: ProfileAnalysis) -> int:
+    """Return how many steps, from the first, the trace beside a report holds."""
+    steps = len(analysis.ranks[0].windows.start)
+    per_step = max(1, analysis.trace.total // steps)
+    return max(1, min(steps, MOST_EVENTS // per_step))
 
 
 def write_perfetto(analysis: ProfileAnalysis, path: Path, *, steps: int | None = None) -> int:
