@@ -96,12 +96,14 @@ class Container:
     ports: tuple[int, ...]
     """Published on this machine."""
 
-    @property
-    def is_well(self) -> bool:
-        """Whether it does what it is there for: runs and is healthy, or has done its one job."""
-        if self.state == "running":
-            return self.health in {"", "healthy"}
-        return self.state == "exited" and self.exit_code == 0
+    def is_well(self, *, once: bool) -> bool:
+        """Whether it does what it is there for: runs and is healthy; *once*: has done its job.
+
+        Running is not enough: a service that ends and is started again runs most of the time.
+        """
+        if once:
+            return self.state == "exited" and self.exit_code == 0
+        return self.state == "running" and self.health == "healthy"
 
     @property
     def told(self) -> str:

@@ -55,9 +55,10 @@ class Stack:
         """Whether the TLS proxy is part of it."""
         return any(name.endswith(_TLS_FILE) for name in self.compose.files)
 
-    def wanted(self) -> list[str]:
-        """Return the services that belong to it with its profiles."""
-        return self.compose.run("config", "--services").split()
+    def wanted(self) -> dict[str, bool]:
+        """Return the services that belong to it; of each, whether it does one job and ends."""
+        found = self.compose.config()["services"]
+        return {name: service.get("restart") == "no" for name, service in found.items()}
 
 
 def describe(options: Options, values: dict[str, str]) -> Stack:
@@ -260,7 +261,7 @@ def status(options: Options) -> int:
         item = found.get(name)
         state = item.told if item else "not created"
         at = " ".join(f"127.0.0.1:{number}" for number in item.ports) if item else ""
-        well = well and bool(item and item.is_well)
+        well = well and bool(item and item.is_well(once=wanted.get(name, False)))
         print(f"{name:<{width}}  {item.state if item else '-':<10}  {state:<16}  {at}".rstrip())
     if not well:
         print("\nNot everything is well. Next step: make logs SERVICE=NAME, or make up")

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -17,7 +17,7 @@ _POLL_S = 1.0
 _TAIL = "25"
 
 
-def start(project: Compose, services: Collection[str], log: Path, *options: str) -> float:
+def start(project: Compose, services: Mapping[str, bool], log: Path, *options: str) -> float:
     """Start *services* and wait until each is well; return the seconds it took.
 
     Output of Compose goes to *log*. Raises ``UnavailableError`` naming the first service that is
@@ -44,7 +44,7 @@ def start(project: Compose, services: Collection[str], log: Path, *options: str)
 def _settled(
     running: subprocess.Popen[bytes],
     project: Compose,
-    services: Collection[str],
+    services: Mapping[str, bool],
     line: ProgressLine,
     began: float,
     log: Path,
@@ -72,13 +72,16 @@ LONGEST_S = 420.0
 """Seconds after which a stack that is not well is given up: several times what it takes."""
 
 
-def unwell(found: Sequence[Container], services: Collection[str]) -> dict[str, str]:
-    """Return what is the matter with each of *services* that is not well yet."""
+def unwell(found: Sequence[Container], services: Mapping[str, bool]) -> dict[str, str]:
+    """Return what is the matter with each of *services* that is not well yet.
+
+    *services* says of each whether it does one job and ends.
+    """
     states = {item.service: item for item in found}
     return {
         name: states[name].told if name in states else "waiting"
         for name in sorted(services)
-        if name not in states or not states[name].is_well
+        if name not in states or not states[name].is_well(once=services[name])
     }
 
 
@@ -126,7 +129,7 @@ def _blame(name: str, state: str, last_words: Sequence[str]) -> int:
     return 3 if state in {"waiting", "created"} else 2
 
 
-def _diagnosis(found: Sequence[Container], services: Collection[str], log: Path) -> str:
+def _diagnosis(found: Sequence[Container], services: Mapping[str, bool], log: Path) -> str:
     states = {item.service: item for item in found}
     waiting = unwell(found, services)
     words = log.read_text().strip().splitlines()

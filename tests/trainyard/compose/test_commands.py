@@ -181,7 +181,8 @@ ROWS = [
 def test_both_forms_of_composes_list_are_read(text):
     found = parse_containers(text)
     if text:
-        assert [item.is_well for item in found] == [True, True, False]
+        assert [item.is_well(once=False) for item in found] == [True, False, False]
+        assert [item.is_well(once=True) for item in found] == [False, True, False]
         assert found[0].ports == (80,)
         assert [item.told for item in found] == ["healthy", "done", "starting"]
     else:
@@ -195,11 +196,16 @@ def container(name: str, state: str, health: str = "", code: int = 0) -> Contain
 
 def test_progress_counts_what_is_well_and_names_the_rest():
     found = [container("a", "running", "healthy"), container("b", "exited", code=3),
-             container("c", "running", "unhealthy"), container("d", "running")]  # fmt: skip
-    waiting = wait.unwell(found, ["a", "b", "c", "d", "e"])
-    assert waiting == {"b": "exited with 3", "c": "unhealthy", "e": "waiting"}
-    line = wait.progress(5, waiting, 12.3)
-    assert line == "  12 s  2 of 5 services are well; b exited with 3, c unhealthy, e waiting"
+             container("c", "running", "unhealthy"), container("d", "exited"),
+             container("f", "running")]  # fmt: skip
+    wanted = dict.fromkeys("abcef", False) | {"d": True}
+    waiting = wait.unwell(found, wanted)
+    assert waiting == {
+        "b": "exited with 3", "c": "unhealthy", "e": "waiting", "f": "running"
+    }  # fmt: skip
+    line = wait.progress(6, waiting, 12.3)
+    shown = "b exited with 3, c unhealthy, e waiting and 1 more"
+    assert line == f"  12 s  2 of 6 services are well; {shown}"
 
 
 def test_the_line_is_written_once_per_change_where_there_is_no_terminal():
