@@ -33,3 +33,7 @@ class RunCancelledError(RunFailedError):
 
 class EnvironmentFailedError(TrainyardError):
     """A machine or service is not ready to measure on; the message lists every fix."""
+
+
+class ProfileError(TrainyardError):
+    """A profile cannot be read, or holds nothing to analyse; the message says what to do."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trainyard.errors import ProfileError
 from trainyard.profile import intervals as iv
 from trainyard.profile.device import NVTX, device_times, pageable_share
 from trainyard.profile.kernels import kernel_table
-from trainyard.profile.model import Note, ProfileError
+from trainyard.profile.model import Note
 from trainyard.profile.operators import operator_table
 from trainyard.profile.phases import phase_times
 from trainyard.profile.result import PART_COLUMNS, Mode, ProfileAnalysis, RankAnalysis

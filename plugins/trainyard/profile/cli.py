@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainyard.profile.model import ProfileError
+from trainyard.errors import ProfileError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

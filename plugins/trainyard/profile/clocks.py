@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from trainyard.profile.model import Clock, Note, ProfileError, RankTrace, Trace
+from trainyard.errors import ProfileError
+from trainyard.profile.model import Clock, Note, RankTrace, Trace
 
 
 def align(ranks: list[RankTrace]) -> Trace:

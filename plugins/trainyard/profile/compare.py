@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainyard.analysis.statistics import NO_INTERVAL, STUDENT_T, Estimate, welch
-from trainyard.profile.model import ProfileError
+from trainyard.errors import ProfileError
 from trainyard.profile.result import PART_COLUMNS, Mode
 
 if TYPE_CHECKING:

@@ -12,16 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainyard.errors import TrainyardError
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
-
-
-class ProfileError(TrainyardError):
-    """A profile cannot be read, or holds nothing to analyse; the message says what to do."""
 
 
 class Kind(IntEnum):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainyard.profile.model import Kind, ProfileError
+from trainyard.errors import ProfileError
+from trainyard.profile.model import Kind
 
 if TYPE_CHECKING:
     from trainyard.profile.model import Array, Events, RankTrace

@@ -13,9 +13,9 @@ import pytest
 from benchmarks.profile_generator import CASES, timeline
 from benchmarks.profile_nsys import Schema, write_nsys
 from benchmarks.profile_writers import write_ncu, write_torch
+from trainyard.errors import ProfileError
 from trainyard.profile.analysis import analyse
 from trainyard.profile.counters import COMPUTE_SOL, DRAM_BYTES, TENSOR, TIME
-from trainyard.profile.model import ProfileError
 from trainyard.profile.readers import rank_in_name, read_trace
 from trainyard.profile.readers.ncu import read_ncu
 from trainyard.profile.readers.torch_trace import read_torch

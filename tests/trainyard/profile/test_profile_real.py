@@ -67,7 +67,7 @@ def test_torch_profiler_names_phases_and_the_stalled_rank():
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
 def test_a_real_trace_cut_short_is_an_error(tmp_path, share):
-    from trainyard.profile.model import ProfileError
+    from trainyard.errors import ProfileError
 
     for path in (NSYS[0], TORCH[0]):
         copy = tmp_path / path.name

@@ -11,11 +11,11 @@ from benchmarks.profile_generator import CASES, GEMM, MS, NORM, RELU, TRITON, US
 from benchmarks.profile_nsys import Schema, write_nsys
 from benchmarks.profile_writers import write_ncu, write_torch
 from trainer.contract import Dataset, Precision, RunSpec
+from trainyard.errors import ProfileError
 from trainyard.profile import kernels as k
 from trainyard.profile.analysis import analyse
 from trainyard.profile.compare import compare
 from trainyard.profile.controls import Controls, controls_of
-from trainyard.profile.model import ProfileError
 from trainyard.profile.names import base_name, is_collective, normalised
 from trainyard.profile.readers import read_trace
 from trainyard.profile.readers.ncu import read_ncu

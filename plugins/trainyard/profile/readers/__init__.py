@@ -6,8 +6,8 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from trainyard.errors import ProfileError
 from trainyard.profile.clocks import align
-from trainyard.profile.model import ProfileError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

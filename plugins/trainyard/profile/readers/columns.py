@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from trainyard.profile.model import ProfileError
+from trainyard.errors import ProfileError
 
 if TYPE_CHECKING:
     from trainyard.profile.model import Array

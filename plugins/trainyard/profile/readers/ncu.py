@@ -9,6 +9,7 @@ import csv
 import io
 from typing import TYPE_CHECKING
 
+from trainyard.errors import ProfileError
 from trainyard.profile.counters import (
     COMPUTE_SOL,
     DRAM_BYTES,
@@ -22,7 +23,6 @@ from trainyard.profile.counters import (
     TIME,
     Counters,
 )
-from trainyard.profile.model import ProfileError
 from trainyard.profile.names import normalised
 
 if TYPE_CHECKING:

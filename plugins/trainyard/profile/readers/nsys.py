@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainyard.profile.model import NONE, Copy, Kind, ProfileError
+from trainyard.errors import ProfileError
+from trainyard.profile.model import NONE, Copy, Kind
 from trainyard.profile.names import collective_places
 
 if TYPE_CHECKING:

@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainyard.profile.model import (
-    Clock,
-    Events,
-    Format,
-    Note,
-    ProfileError,
-    RankTrace,
-    events,
-)
+from trainyard.errors import ProfileError
+from trainyard.profile.model import Clock, Events, Format, Note, RankTrace, events
 from trainyard.profile.readers import nsys
 from trainyard.profile.readers.columns import Database, open_database
 from trainyard.profile.steps import is_step

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from trainyard.profile.model import NONE, ProfileError
+from trainyard.errors import ProfileError
+from trainyard.profile.model import NONE
 
 LARGEST_BYTES = 4 << 30
 """Decompressed size beyond which a trace is refused: about ten million events."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from trainyard.errors import ProfileError
 from trainyard.profile.model import (
     NONE,
     Clock,
@@ -21,7 +22,6 @@ from trainyard.profile.model import (
     Format,
     Kind,
     Note,
-    ProfileError,
     RankTrace,
     events,
     no_events,
