@@ -14,6 +14,7 @@ SM_CLOCK = 1
 # hardware thermal 0x40, hardware power brake 0x80. Idle (0x1) and set clocks (0x2) are no fault.
 THROTTLE_MASK = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
 _VERSION_BYTES = 80
+_MOST_PROCESSES = 64
 
 
 class _Utilisation(ctypes.Structure):
@@ -22,16 +23,46 @@ class _Utilisation(ctypes.Structure):
     _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
 
 
+class _Process(ctypes.Structure):
+    """nvmlProcessInfo_t (second version): who computes on a GPU, and how much memory it holds."""
+
+    _fields_ = (
+        ("pid", ctypes.c_uint),
+        ("memory", ctypes.c_ulonglong),
+        ("gpu_instance", ctypes.c_uint),
+        ("compute_instance", ctypes.c_uint),
+    )
+
+
 class Nvml:
     """One GPU as the driver sees it."""
 
-    def __init__(self, uuid: str, library: Any) -> None:
-        """Find the GPU called *uuid*; raises ``OSError`` when the library refuses."""
+    def __init__(self, uuid: str, library: Any, *, index: int | None = None) -> None:
+        """Find the GPU called *uuid*, or the one at *index* among all of the machine.
+
+        Raises ``OSError`` when the library refuses.
+        """
         self._library = library
         self._device = ctypes.c_void_p()
         self._call("nvmlInit_v2")
-        name = ctypes.c_char_p(uuid.encode())
-        self._call("nvmlDeviceGetHandleByUUID", name, ctypes.byref(self._device))
+        handle = ctypes.byref(self._device)
+        if index is not None:
+            self._call("nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), handle)
+        else:
+            name = ctypes.c_char_p(uuid.encode())
+            self._call("nvmlDeviceGetHandleByUUID", name, handle)
+
+    @classmethod
+    def every(cls, library: Any = None) -> list[Nvml]:
+        """Return all GPUs of the machine, without CUDA; none where there is no driver."""
+        count = ctypes.c_uint()
+        try:
+            found = library or ctypes.CDLL("libnvidia-ml.so.1")
+            if found.nvmlInit_v2() or found.nvmlDeviceGetCount_v2(ctypes.byref(count)):
+                return []
+            return [cls("", found, index=number) for number in range(count.value)]
+        except OSError:
+            return []
 
     @classmethod
     def of(cls, uuid: str) -> Nvml | None:
@@ -71,6 +102,50 @@ class Nvml:
         except OSError:
             return ""
         return text.value.decode(errors="replace")
+
+    def ask(self, symbol: str, *arguments: int, values: int = 1, kind: Any = None) -> list[int]:
+        """Return the *values* whole numbers that *symbol* answers to *arguments*, all unsigned.
+
+        Empty when this driver or GPU does not know the question. *kind* is the numbers' C type.
+        """
+        answers = [(kind or ctypes.c_uint)() for _ in range(values)]
+        given = [ctypes.c_uint(one) for one in arguments]
+        try:
+            self._call(symbol, self._device, *given, *(ctypes.byref(one) for one in answers))
+        except OSError:
+            return []
+        return [int(one.value) for one in answers]
+
+    def text(self, symbol: str) -> str:
+        """Return the text that *symbol* answers, empty when it does not."""
+        text = ctypes.create_string_buffer(_VERSION_BYTES + 16)
+        try:
+            self._call(symbol, self._device, text, ctypes.c_uint(len(text)))
+        except OSError:
+            return ""
+        return text.value.decode(errors="replace")
+
+    def processes(self) -> list[tuple[int, int]]:
+        """Return (process id, bytes held) of all that compute on the GPU."""
+        count = ctypes.c_uint(_MOST_PROCESSES)
+        infos = (_Process * _MOST_PROCESSES)()
+        symbol = "nvmlDeviceGetComputeRunningProcesses_v3"
+        try:
+            self._call(symbol, self._device, ctypes.byref(count), infos)
+        except OSError:
+            return []
+        return [(int(one.pid), int(one.memory)) for one in infos[: count.value]]
+
+    def distance(self, other: Nvml) -> int | None:
+        """Return nvmlGpuTopologyLevel_t to *other*: 0 one board, 10 to 20 PCIe switches, 30 one
+        host bridge, 40 one NUMA node, 50 the system; None when the driver does not say."""
+        level = ctypes.c_uint()
+        symbol = "nvmlDeviceGetTopologyCommonAncestor"
+        try:
+            self._call(symbol, self._device, other._device, ctypes.byref(level))
+        except OSError:
+            return None
+        return int(level.value)
 
     def _number(self, symbol: str, value: Any, *arguments: Any) -> float:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trainer.contract.codec import ContractError, decode, digest, dumps, encode, loads
+from trainer.contract.probes import Fact, Measurement, ProbeReport, Problem
 from trainer.contract.result import (
     Check,
     Epoch,
@@ -38,13 +39,17 @@ __all__ = [
     "Dataset",
     "Device",
     "Epoch",
+    "Fact",
     "Flag",
     "Gpu",
     "Machine",
+    "Measurement",
     "Metric",
     "Model",
     "Phase",
     "Precision",
+    "ProbeReport",
+    "Problem",
     "Profiler",
     "Provenance",
     "RunResult",

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 from trainer.contract.codec import encode
+from trainer.contract.probes import ProbeReport
 from trainer.contract.result import RunResult
 from trainer.contract.spec import RunSpec
 
-RECORDS: tuple[type, ...] = (RunSpec, RunResult)
+RECORDS: tuple[type, ...] = (RunSpec, RunResult, ProbeReport)
 _SCALARS = {str: "string", int: "integer", bool: "boolean", float: "number"}
 
 

@@ -1,0 +1,158 @@
+"""All-reduce against size and point-to-point latency, between ranks on this node.
+
+Bus bandwidth as in NVIDIA's nccl-tests (doc/PERFORMANCE.md): bytes / seconds x 2 (n - 1) / n, which
+does not depend on the number of ranks n.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trainer.contract import Measurement, decode, encode
+from trainer.machine import usable_cores
+from trainer.probes.facts_programs import ask
+from trainer.probes.found import Found, Place
+from trainer.probes.timing import Limit, Timed, summary
+
+_SIZES = (8, 1 << 12, 1 << 16, 1 << 20, 1 << 24)
+_RANKS = 2
+_WAIT_S = 30.0
+
+
+def collectives(place: Place) -> Found:
+    """Start ranks on this node and measure between them: gloo, and NCCL on several GPUs."""
+    found = Found()
+    gpus = torch.cuda.device_count()
+    backends = [("gloo", min(max(_RANKS, usable_cores()), 4))]
+    if gpus > 1:
+        backends.append(("nccl", gpus))
+    for backend, ranks in backends:
+        doubt = place.foreign if backend == "nccl" else ""
+        _together(found, backend, ranks, quick=place.quick, doubt=doubt)
+    return found
+
+
+def _together(found: Found, backend: str, ranks: int, *, quick: bool, doubt: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="trainyard-probe-") as folder:
+        out = Path(folder) / "out.json"
+        command = [sys.executable, "-m", "trainer.probes.rank", backend, str(out)]
+        command += ["quick"] if quick else []
+        common = os.environ | {
+            "PROBE_STORE": f"{folder}/store",
+            "WORLD_SIZE": str(ranks),
+            "OMP_NUM_THREADS": "1",
+            "PROBE_DOUBT": doubt,
+        }
+        started = [
+            subprocess.Popen(
+                command,
+                env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(ranks)
+        ]
+        words = [process.communicate(timeout=_WAIT_S)[1] for process in started]
+        codes = [process.returncode for process in started]
+        if any(codes) or not out.exists():
+            last = next((w.strip().splitlines()[-1] for w in words if w.strip()), "no message")
+            found.problem("collectives", f"{backend} between {ranks} ranks: {last}")
+            return
+        data = json.loads(out.read_text())
+        found.measurements += [decode(Measurement, one) for one in data]
+
+
+def measure_group(prefix: str, *, quick: bool, device: str, doubt: str = "") -> list[Measurement]:
+    """Return what the ranks of the default process group reach together; call it on every rank."""
+    made: list[Measurement] = []
+    for size in _SIZES[::2] if quick else _SIZES:
+        tensor = torch.ones(max(1, size // 4), device=device)
+        times = _times(lambda t=tensor: torch.distributed.all_reduce(t), device, quick=quick)
+        made += _of_size(prefix, size, times, doubt)
+    made.append(_ping(prefix, device, doubt, quick=quick))
+    return made
+
+
+def _of_size(prefix: str, size: int, timed: Timed, doubt: str) -> list[Measurement]:
+    ranks = torch.distributed.get_world_size()
+    seconds = np.array(timed.seconds)
+    limit = Limit(source="the path between the ranks (memory, links) is not modelled")
+    made = [summary(f"{prefix}.all_reduce_time.{size}", seconds, "s", limit, timed, doubt)]
+    if size >= 1 << 20:
+        bandwidth = size / seconds * 2 * (ranks - 1) / ranks
+        name = f"{prefix}.all_reduce_bus.{size}"
+        made.append(summary(name, bandwidth, "B/s", limit, timed, doubt))
+    return made
+
+
+def _times(work: object, device: str, *, quick: bool) -> Timed:
+    """Time a collective call the same number of times on every rank; a rank's clock counts."""
+    import time
+
+    if not callable(work):
+        raise TypeError("work must be callable")
+    count = 12 if quick else 30
+    taken = []
+    for turn in range(count + 3):
+        torch.distributed.barrier()
+        before = time.perf_counter()
+        work()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        if turn >= 3:  # noqa: PLR2004 - warm-up: connections are made in the first calls
+            taken.append(time.perf_counter() - before)
+    slowest = torch.tensor(taken, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(slowest, op=torch.distributed.ReduceOp.MAX)
+    return Timed(seconds=tuple(slowest.tolist()), foreign_cores=0.0)
+
+
+def _ping(prefix: str, device: str, doubt: str, *, quick: bool) -> Measurement:
+    """Measure half a round trip of 8 bytes between the first rank and the last."""
+    rank, last = torch.distributed.get_rank(), torch.distributed.get_world_size() - 1
+    tensor = torch.ones(2, device=device)
+
+    def ping() -> None:
+        if rank == 0:
+            torch.distributed.send(tensor, last)
+            torch.distributed.recv(tensor, last)
+        elif rank == last:
+            torch.distributed.recv(tensor, 0)
+            torch.distributed.send(tensor, 0)
+
+    timed = _times(ping, device, quick=quick)
+    limit = Limit(source="the path between the ranks is not modelled")
+    half = np.array(timed.seconds) / 2
+    return summary(f"{prefix}.point_to_point", half, "s", limit, timed, doubt)
+
+
+def write_measured(made: list[Measurement], out: Path) -> None:
+    """Write *made* for whoever started the ranks."""
+    out.write_text(json.dumps([encode(one) for one in made]))
+
+
+def mpi(_place: Place) -> Found:
+    """Check that MPI starts two processes that know of each other, each with its own BLAS."""
+    found = Found()
+    if ask(["mpirun", "--version"]) is None:
+        return found
+    probe = (
+        "import os, numpy; a = numpy.ones((64, 64)); assert (a @ a)[0, 0] == 64; "
+        "print(os.environ.get('OMPI_COMM_WORLD_SIZE') or os.environ.get('PMI_SIZE'))"
+    )
+    argv = ["mpirun", "-n", "2", sys.executable, "-c", probe]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=15, check=False)
+    good = done.returncode == 0 and done.stdout.split() == ["2", "2"]
+    found.fact("mpi.two_processes", "runs" if good else "fails", source=" ".join(argv[:3]))
+    if not good:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        found.problem("mpi", f"two processes with BLAS: {last}", "see mpirun's message by hand")
+    return found
