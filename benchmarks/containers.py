@@ -14,6 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.figures import machine, missed
+
 HERE = Path(__file__).resolve().parent
 PARTS = {
     "images": "containers_images.py",
@@ -70,25 +74,19 @@ def _one(value: Any) -> Any:
     return value["ratio"] if "ratio" in value else value["largest"]
 
 
-def missed(figures: dict[str, float]) -> list[str]:
-    """Return the figures that do not keep what is promised."""
-    found = []
-    for name, value in figures.items():
-        sign, limit = TARGETS[name]
-        if not (value >= limit if sign == ">=" else value <= limit):
-            found.append(f"{name} = {value:.4g}, promised {sign} {limit:g}")
-    return found
-
-
 def main() -> None:
     """Measure and print the JSON object."""
     parser = argparse.ArgumentParser(description="What containers and the stack cost.")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     chosen = parser.parse_args()
+    place = machine()
     parts = {name: part(PARTS[name]) for name in chosen.only}
     figures = promised(parts)
-    machine = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
-    print(json.dumps({**figures, "missed": missed(figures), "machine": machine, "parts": parts}))
+    print(
+        json.dumps(
+            {**figures, "missed": missed(figures, TARGETS), "machine": place, "parts": parts}
+        )
+    )
 
 
 if __name__ == "__main__":

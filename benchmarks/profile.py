@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import profile_cases, profile_hta, profile_scale
+from benchmarks.figures import machine, missed
 
 MODULES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "cases": lambda _: profile_cases.figures(),
@@ -36,27 +36,6 @@ TARGETS: dict[str, tuple[str, float]] = {
 """What the issue and docs/profiles.md promise of each figure."""
 
 
-def missed(figures: dict[str, Any]) -> list[str]:
-    """Return the figures that do not keep what is promised."""
-    found = []
-    for name, (sign, limit) in TARGETS.items():
-        value = figures.get(name)
-        if value is None:
-            continue
-        kept = value >= limit if sign == ">=" else value <= limit
-        if not kept:
-            found.append(f"{name} = {value:.4g}, promised {sign} {limit:g}")
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """Return what the figures were measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    load = round(os.getloadavg()[0], 2)
-    return {"cpu": models[0] if models else "", "cores": os.cpu_count(), "load_before": load}
-
-
 def main() -> None:
     """Measure everything and print the JSON object."""
     parser = argparse.ArgumentParser(description="The figures of the profile analysis.")
@@ -68,7 +47,7 @@ def main() -> None:
     for name in chosen.only:
         print(f"measuring {name} …", file=sys.stderr, flush=True)
         figures |= MODULES[name](chosen)
-    print(json.dumps({**figures, "missed": missed(figures)}))
+    print(json.dumps({**figures, "missed": missed(figures, TARGETS)}))
 
 
 if __name__ == "__main__":

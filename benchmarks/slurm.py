@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.figures import machine, missed
 
 HERE = Path(__file__).resolve().parent
 TARGETS: dict[str, tuple[str, float]] = {
@@ -66,23 +69,6 @@ def figures(simulated: dict[str, Any], real: dict[str, Any] | None) -> dict[str,
     return named
 
 
-def missed(named: dict[str, Any]) -> list[str]:
-    """Return the figures that do not keep what is promised."""
-    return [
-        f"{name} = {named[name]}, promised {sign} {limit:g}"
-        for name, (sign, limit) in TARGETS.items()
-        if name in named and named[name] > limit
-    ]
-
-
-def machine() -> dict[str, Any]:
-    """Return what the figures were measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    load = round(os.getloadavg()[0], 2)
-    return {"cpu": models[0] if models else "", "cores": os.cpu_count(), "load_before": load}
-
-
 def main() -> None:
     """Measure everything and print the JSON object."""
     parser = argparse.ArgumentParser(description="The figures of the Slurm engine.")
@@ -101,7 +87,7 @@ def main() -> None:
         json.dumps(
             {
                 **named,
-                "missed": missed(named),
+                "missed": missed(named, TARGETS),
                 "machine": place,
                 "simulated": simulated,
                 "real": real,

@@ -13,6 +13,7 @@ fill 2 GB (nsys 2023.4), and without CUDA nothing tells it when to begin.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -37,6 +38,10 @@ _NCU_SECTIONS = (
     "ComputeWorkloadAnalysis",
 )
 _EXPORT_LIMIT_S = 600
+_SECRET = re.compile(
+    r"TOKEN|SECRET|PASSW|CREDENTIAL|PRIVATE|(ACCESS|API|AUTH|SSH|_)_?KEY|COOKIE|AUTHORIZATION|DSN$",
+    re.IGNORECASE,
+)
 
 
 def is_outer(spec: RunSpec, environ: Mapping[str, str]) -> bool:
@@ -132,7 +137,7 @@ def run(spec: RunSpec, run_dir: Path, rank: int, arguments: Sequence[str]) -> in
     for stale in tool.folder.glob(f"rank{rank}.*"):
         stale.unlink()
     command = [*tool.prefix, sys.executable, "-m", "trainer", *arguments]
-    process = subprocess.Popen(command, env=os.environ | {INSIDE: "1"})
+    process = subprocess.Popen(command, env=harmless(os.environ) | {INSIDE: "1"})
     signal.signal(signal.SIGTERM, lambda *_: _pass_on(process.pid))
     code = process.wait()
     problem = finish(tool)
@@ -140,6 +145,11 @@ def run(spec: RunSpec, run_dir: Path, rank: int, arguments: Sequence[str]) -> in
         write_atomic(tool.folder / f"rank{rank}.problem.txt", f"{problem}\n".encode())
         print(f"trainer: rank {rank}: {problem}", file=sys.stderr)  # noqa: T201
     return code if code >= 0 else 128 - code
+
+
+def harmless(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return *environ* without what may be secret: nsys writes all of it into its report."""
+    return {name: value for name, value in environ.items() if not _SECRET.search(name)}
 
 
 def _pass_on(pid: int) -> None:

@@ -278,3 +278,16 @@ def test_counters_kept_for_administrators_are_named(tmp_path, monkeypatch):
         nsight.check_permission(tmp_path)
     params.write_text("RmProfilingAdminOnly: 0\n")
     nsight.check_permission(tmp_path)
+
+
+def test_secrets_of_the_environment_do_not_reach_the_report():
+    kept = {"PATH": "/bin", "OMP_NUM_THREADS": "1", "RANK": "0", "NCCL_DEBUG": "INFO"}
+    secret = {
+        "HF_TOKEN": "1",
+        "AWS_SECRET_ACCESS_KEY": "2",
+        "AWS_ACCESS_KEY_ID": "3",
+        "PGPASSWORD": "4",
+        "WANDB_API_KEY": "5",
+        "SENTRY_DSN": "6",
+    }
+    assert nsight.harmless(kept | secret) == kept

@@ -8,7 +8,8 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.slurm import TARGETS, figures, missed
+from benchmarks.figures import missed
+from benchmarks.slurm import TARGETS, figures
 from benchmarks.slurm_jobs import KINDS, Workplace
 from benchmarks.slurm_truth import End, plan_mistakes, spread, watcher_figures
 from trainyard.slurm.evidence import Target
@@ -32,9 +33,9 @@ def test_percentiles_are_values_that_occurred():
 
 def test_a_broken_promise_is_named():
     kept = dict.fromkeys(TARGETS, 0)
-    assert missed(kept) == []
-    assert missed(kept | {"orphans": 1}) == ["orphans = 1, promised <= 0"]
-    assert missed(kept | {"detect_p95_s": 10.5}) == ["detect_p95_s = 10.5, promised <= 10"]
+    assert missed(kept, TARGETS) == []
+    assert missed(kept | {"orphans": 1}, TARGETS) == ["orphans = 1, promised <= 0"]
+    assert missed(kept | {"detect_p95_s": 10.5}, TARGETS) == ["detect_p95_s = 10.5, promised <= 10"]
 
 
 def test_figures_say_which_are_real():
