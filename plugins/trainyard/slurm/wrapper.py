@@ -24,6 +24,7 @@ record() {
 begin() {
   started_at=$(now)
   attempt="attempts/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
+  export PATH  # this shell has one; where slurmd is not root's, Slurm hands none on to srun
   cd "$run_dir" && mkdir -p attempts profiles || exit 72
   rm -f exit_code
   if [ -e result.json ]; then mv -f result.json "$attempt.result-before.json"; fi
