@@ -13,9 +13,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from trainer import nsight
-from trainer.contract import ContractError, RunResult, RunSpec, Status, loads
+from trainer.contract import ContractError, Profiler, RunResult, RunSpec, Status, loads
 from trainer.failures import BadInputError, RunError
 from trainer.journal import Journal
 from trainer.last_words import LastWords
@@ -100,7 +101,21 @@ def _run(options: argparse.Namespace, journal: Journal) -> int:
         journal.write_csv()
         journal.write_result(result)
         _print_summary(result)
+    if spec.profiler is Profiler.TORCH:
+        _leave_at_once()
     return 0
+
+
+def _leave_at_once() -> NoReturn:
+    """End without tearing the interpreter down: everything is written.
+
+    Native threads that torch.profiler has seen may ask for the interpreter while it ends. Before
+    Python 3.14 that unwinds them, which aborts the process ("terminate called without an active
+    exception") after a good run: pytorch/kineto#1051 has the same stack.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _completed_before(journal: Journal) -> bool:

@@ -204,12 +204,16 @@ class _There:
         )
 
     def _command(self) -> list[str]:
-        container, site = self.container, self.site
-        # What the site sets for every run, such as PYTHONPATH, counts for the probe, too.
-        given = [word for pair in site.environment for word in ("--env", "=".join(pair))]
-        binds = [word for bind in (site.runs_dir, *container.binds) for word in ("--bind", bind)]
-        options = (*start_options(container, site.runs_dir), *given, *binds)
-        return [container.executable, "exec", *options, container.image, site.python, "-c", _PROBE]
+        return image_command(self.site, self.container, _PROBE)
+
+
+def image_command(site: Site, container: ApptainerSite, code: str) -> list[str]:
+    """Return the command that runs *code* with the image's python, started as for a run."""
+    # What the site sets for every run, such as PYTHONPATH, counts for the probe, too.
+    given = [word for pair in site.environment for word in ("--env", "=".join(pair))]
+    binds = [word for bind in (site.runs_dir, *container.binds) for word in ("--bind", bind)]
+    options = (*start_options(container, site.runs_dir), *given, *binds)
+    return [container.executable, "exec", *options, container.image, site.python, "-c", code]
 
 
 def _decisive(text: str) -> list[str]:

@@ -166,11 +166,20 @@ def _gpus(site: Site, probe: _Probe) -> Finding:
     )
 
 
+def container_answer(site: Site, engine: Engine, code: str) -> dict[str, Any]:
+    """Return the JSON that *code* prints in a container like those of runs.
+
+    Raises ``TrainyardError`` with its last words.
+    """
+    return _Probe(site, engine, code)().values
+
+
 class _Probe:
     """One container like those of runs, made once for all checks that need it."""
 
-    def __init__(self, site: Site, engine: Engine) -> None:
+    def __init__(self, site: Site, engine: Engine, code: str = _PROBE) -> None:
         self.site = site
+        self._code = code
         self._backend = DockerBackend(site, engine)
         self._lock = threading.Lock()
         self._found: _Found | None = None
@@ -207,7 +216,7 @@ class _Probe:
             steps=1,
         )
         paths = RunPaths(root=Path(site.runs_dir), run_id=f".probe-{time.time_ns():x}")
-        argv = (site.python, "-c", _PROBE, site.data_dir)
+        argv = (site.python, "-c", self._code, site.data_dir)
         env = environment(spec, site)
         launch = Launch(
             argv=argv,

@@ -7,7 +7,16 @@ from dataclasses import fields, replace
 from enum import StrEnum
 from typing import Any
 
-from trainer.contract import Control, Dataset, Device, Model, Precision, Scaling
+from trainer.contract import (
+    Control,
+    Dataset,
+    Device,
+    Model,
+    Precision,
+    Profiler,
+    Scaling,
+    Stall,
+)
 from trainyard.errors import ConfigurationError
 from trainyard.presets import PRESETS, Preset, StudyParameters
 from trainyard.sites import Site
@@ -17,6 +26,8 @@ _ENUMS: dict[str, type[StrEnum]] = {
     "model": Model,
     "precision": Precision,
     "device": Device,
+    "profiler": Profiler,
+    "stall": Stall,
 }
 _ENUM_LISTS: dict[str, type[StrEnum]] = {"modes": Scaling, "controls": Control}
 NONE = "none"

@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from trainer.contract import Control, Dataset, Device, Model, Precision, Scaling
+from trainer.contract import (
+    Control,
+    Dataset,
+    Device,
+    Model,
+    Precision,
+    Profiler,
+    Scaling,
+    Stall,
+)
 from trainyard.errors import ConfigurationError
 
 
@@ -68,6 +77,14 @@ class StudyParameters:
     """Timed windows per control."""
     base_seed: int = 0
     """Seed of the first repeat; repeat r runs with base_seed + r."""
+    profiler: Profiler = Profiler.NONE
+    """What captures the last steps: of every pair's second run, or of one run after a study."""
+    profile_steps: int = 12
+    """Steps captured."""
+    stall: Stall = Stall.NONE
+    """Slowness planted in profiled pairs, to see that the verdict names it."""
+    stall_ms: float = 0.0
+    """Milliseconds of it per step."""
 
     def __post_init__(self) -> None:
         """Refuse what no plan can be made of."""

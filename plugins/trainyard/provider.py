@@ -16,9 +16,11 @@ def get_provider_info() -> dict[str, Any]:
         "description": "Distributed-training benchmarks and scaling studies as Airflow pipelines.",
         "extra-links": [
             "trainyard.operators.links.MLflowRunLink",
+            "trainyard.operators.links.PerfettoLink",
             "trainyard.operators.links.ReportLink",
             "trainyard.operators.links.RunFolderLink",
             "trainyard.operators.links.SlurmJobLink",
+            "trainyard.operators.links.TimelineLink",
         ],
         "connection-types": [
             {

@@ -96,9 +96,9 @@ def order_seed_of(study_id: str) -> int:
     return int(hashlib.sha256(study_id.encode()).hexdigest()[:8], 16)
 
 
-def plan_path(site: Site, dag_id: str, dag_run_id: str) -> Path:
-    """Return where the plan of a DAG run is kept: with the runs, where every part can read it."""
-    return Path(site.runs_dir) / ".studies" / study_id_of(dag_id, dag_run_id) / "plan.json"
+def plan_path(site: Site, dag_id: str, dag_run_id: str, name: str = "plan") -> Path:
+    """Return where a plan of a DAG run is kept: with the runs, where every part can read it."""
+    return Path(site.runs_dir) / ".studies" / study_id_of(dag_id, dag_run_id) / f"{name}.json"
 
 
 def make_study(
@@ -149,17 +149,19 @@ def launch_of(run: StudyRun, paths: RunPaths | None = None) -> Launch:
 def _title(plan: StudyPlan, site: Site) -> str:
     parameters = plan.parameters
     ranks = ", ".join(str(ranks) for ranks in sorted(parameters.ranks))
-    kind = "Scaling study" if plan.suite == "scaling" else "Run"
+    kind = {"scaling": "Scaling study", "profile": "Profile"}.get(plan.suite, "Run")
     return f"{kind}: {parameters.model} on {parameters.dataset}, {ranks} ranks, {site.name}"
 
 
-def write_study(study: StudyFile) -> Path:
+def write_study(study: StudyFile, name: str = "plan") -> Path:
     """Write plan.json and return its path; a plan that is there already stays as it is.
+
+    *name*: another one for a further plan of the same DAG run.
 
     Clearing the planning task of a study whose runs exist must not change what they are. Raises
     ``ConfigurationError`` when the plan there is another one.
     """
-    path = plan_path(study.site, study.dag_id, study.dag_run_id)
+    path = plan_path(study.site, study.dag_id, study.dag_run_id, name)
     if path.exists():
         kept = read_study(path)
         if kept.plan != study.plan:

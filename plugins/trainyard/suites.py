@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from trainer.contract import Control, RunSpec, Scaling
+from trainer.contract import Control, Profiler, RunSpec, Scaling
 from trainyard.errors import ConfigurationError
 from trainyard.presets import StudyParameters
 
@@ -83,9 +83,69 @@ def single(parameters: StudyParameters, order_seed: int = 0) -> StudyPlan:
     return StudyPlan(suite="single", parameters=parameters, order_seed=order_seed, runs=runs)
 
 
+def profile(parameters: StudyParameters, order_seed: int = 0) -> StudyPlan:
+    """Return pairs of runs: one plain with controls, and the same work under the profiler.
+
+    Every block holds one pair in a random order, so that a drift of the machine does not look like
+    the profiler's overhead. Nsight Compute gives counters, not a timeline: with it each block has a
+    third run, under torch.profiler. Raises ``ConfigurationError`` without a profiler.
+    """
+    if parameters.profiler is Profiler.NONE:
+        raise ConfigurationError("profiler = 'none': choose torch, nsys or ncu")
+    ranks = parameters.ranks[-1]
+    plain = replace(
+        _spec(
+            parameters,
+            name=f"plain-n{ranks}",
+            mode=Scaling.NONE,
+            ranks=ranks,
+            per_rank=parameters.per_rank_batch,
+        ),
+        profile_steps=parameters.profile_steps,
+        stall=parameters.stall,
+        stall_ms=parameters.stall_ms,
+        window_steps=_window_beside(parameters),
+    )
+    kinds = {parameters.profiler} | (
+        {Profiler.TORCH} if parameters.profiler is Profiler.NCU else set()
+    )
+    specs = [plain, *(under(plain, kind) for kind in sorted(kinds))]
+    order = random.Random(order_seed)  # noqa: S311 - an order to be repeated, not a secret
+    runs: list[PlannedRun] = []
+    for repeat in range(parameters.repeats):
+        order.shuffle(specs)
+        runs += [_planned(spec, repeat, parameters.base_seed) for spec in specs]
+    _check_size(runs)
+    return StudyPlan(
+        suite="profile", parameters=parameters, order_seed=order_seed, runs=tuple(runs)
+    )
+
+
+def _window_beside(parameters: StudyParameters) -> int:
+    """Return the steps of a timed window, shortened so that one fits before the captured steps."""
+    if not parameters.steps:
+        return parameters.window_steps
+    room = parameters.steps - parameters.warmup_steps - parameters.profile_steps
+    if room < 1:
+        least = parameters.warmup_steps + parameters.profile_steps + 1
+        raise ConfigurationError(
+            f"steps = {parameters.steps}: {parameters.warmup_steps} steps of warm-up and "
+            f"{parameters.profile_steps} captured ones leave none to time; give {least} at least, "
+            "100 for a steady number"
+        )
+    return min(parameters.window_steps, room)
+
+
+def under(spec: RunSpec, profiler: Profiler) -> RunSpec:
+    """Return the work of *spec* under *profiler*; controls stay with runs that nothing watches."""
+    name = f"{profiler}-n{spec.ranks}"
+    return replace(spec, name=name, profiler=profiler, controls=())
+
+
 SUITES: dict[str, Callable[[StudyParameters, int], StudyPlan]] = {
     "scaling": scaling,
     "single": single,
+    "profile": profile,
 }
 
 
@@ -159,6 +219,7 @@ def _spec(
 def _planned(spec: RunSpec, repeat: int, base_seed: int) -> PlannedRun:
     kind = "base" if not spec.distributed else str(spec.scaling)
     kind = "run" if spec.distributed and spec.scaling is Scaling.NONE else kind
+    kind = kind if spec.profiler is Profiler.NONE else str(spec.profiler)
     return PlannedRun(
         label=f"{kind} n={spec.ranks} batch={spec.global_batch} repeat {repeat + 1}",
         block=repeat,

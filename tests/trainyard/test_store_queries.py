@@ -13,9 +13,10 @@ from dataclasses import replace
 import pytest
 
 from tests.fixtures.nights import NIGHT_2, STRONG_2
-from tests.fixtures.samples import ODD_TEXT
+from tests.fixtures.samples import ODD_TEXT, make_profile
 from trainyard.store import AuditRow
 from trainyard.store.files import SQL_DIR, column_types, queries
+from trainyard.store.profiles import save_profile
 
 
 def values(rows, *names):
@@ -344,6 +345,54 @@ def answers_nightly_history(store):
     ]
     assert rows[1]["config_id"] == rows[2]["config_id"] == STRONG_2.config_id
     assert len(store.query("nightly_history", since="2026-11-22", **asked)) == 1
+
+
+def with_profile(store):
+    """The profile of the flagged run, stored twice: the second time replaces the first."""
+    row = make_profile("b-flagged", bound="host")
+    save_profile(store, row)
+    save_profile(store, replace(row, bound="input", shares=row.shares[1:], headline=ODD_TEXT))
+
+
+def answers_profile(store):
+    assert store.query("profile", run_id="b-flagged") == []
+    with_profile(store)
+    (row,) = store.query("profile", run_id="b-flagged")
+    assert (row["bound"], row["headline"], row["slow_rank"]) == ("input", ODD_TEXT, None)
+    assert (row["step_ms"], row["step_ms_low"], row["step_ms_high"]) == (12.5, 12.0, 13.0)
+    assert (row["outside"], row["outside_low"], row["speedup"]) == (0.01, None, 1.5)
+    assert row["analysed_at"] == "2026-11-22T03:00:00.000000+00:00"
+
+
+def answers_profiles_of_dag_run(store):
+    with_profile(store)
+    asked = {"dag_id": "profile_run", "dag_run_id": "manual__1"}
+    (row,) = store.query("profiles_of_dag_run", **asked)
+    assert (row["run_id"], row["suggestion_field"]) == ("b-flagged", "loader_workers")
+    assert store.query("profiles_of_dag_run", **asked | {"dag_run_id": "other"}) == []
+
+
+def answers_profile_shares(store):
+    with_profile(store)
+    rows = store.query("profile_shares", run_id="b-flagged")
+    names = ("idx", "rank", "kind", "name", "value", "low", "high")
+    assert values(rows, *names) == [(0, 1, "fraction", "overlap", None, None, None)]
+
+
+def answers_profile_recoverable(store):
+    with_profile(store)
+    rows = store.query("profile_recoverable", run_id="b-flagged")
+    assert values(rows, "idx", "name", "ms", "low", "high", "how") == [
+        (0, "waiting for data", 3.5, 3.0, 4.0, "have it ready")
+    ]
+
+
+def answers_profile_files(store):
+    with_profile(store)
+    rows = store.query("profile_files", run_id="b-flagged")
+    assert values(rows, "idx", "name", "uri", "size_bytes", "sha256") == [
+        (0, "rank0.sqlite", "s3://b/profiles/x/rank0.sqlite", 2**33, "ab" * 32)
+    ]
 
 
 ANSWERS = {

@@ -123,9 +123,13 @@ class TrackingClient:
         body = {"run_id": run_id, "status": status, "run_name": name}
         self._post("runs/update", body if end_ms is None else {**body, "end_time": end_ms})
 
+    def run(self, run_id: str) -> Json:
+        """Return a run; raises ``MissingError`` when the server has no such run."""
+        return dict(self._get("runs/get", {"run_id": run_id})["run"])
+
     def run_status(self, run_id: str) -> str:
         """Return how a run stands; raises ``MissingError`` when the server has no such run."""
-        return str(self._get("runs/get", {"run_id": run_id})["run"]["info"]["status"])
+        return str(self.run(run_id)["info"]["status"])
 
     def delete_run(self, run_id: str) -> None:
         """Move a run to the server's trash."""

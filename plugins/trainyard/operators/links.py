@@ -46,6 +46,28 @@ class ReportLink(_AttributeLink):
         return "Report"
 
 
+class TimelineLink(_AttributeLink):
+    """Every event of a profile, zoomable."""
+
+    attribute = "timeline_url"
+
+    @property
+    def name(self) -> str:
+        """Text of the button."""
+        return "Timeline"
+
+
+class PerfettoLink(_AttributeLink):
+    """The trace for ui.perfetto.dev."""
+
+    attribute = "perfetto_url"
+
+    @property
+    def name(self) -> str:
+        """Text of the button."""
+        return "Perfetto trace"
+
+
 class RunFolderLink(_AttributeLink):
     """The run's files in the object store, or its folder while it runs."""
 

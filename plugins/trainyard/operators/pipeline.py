@@ -9,8 +9,13 @@ from typing import Any
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TriggerRule
 
-from trainyard.operators.lanes import lanes
+from trainyard.operators.lanes import Lane, lanes
 from trainyard.operators.launch import RETRIES, TrainOperator
+from trainyard.operators.profile import (
+    CompareProfilesOperator,
+    PlanSuggestionOperator,
+    ProfileOperator,
+)
 from trainyard.operators.reconcile import ReconcileSlurmOperator
 from trainyard.operators.tasks import (
     FetchDatasetOperator,
@@ -20,6 +25,8 @@ from trainyard.operators.tasks import (
 )
 
 OWNER = "trainyard"
+CHANGED = "changed_"
+"""Before the task ids of runs that try a suggestion."""
 DEFAULTS: dict[str, Any] = {
     "owner": OWNER,
     "retries": 2,
@@ -74,9 +81,14 @@ def runs(suite: str, fetched: FetchDatasetOperator, *, in_study: bool) -> Runs:
         in_study=in_study,
         doc_md="Draws up every run, in a random order of blocks, before the first one starts.",
     )
-    training = [
+    return Runs(plan=plan, training=_training(plan, tasks))
+
+
+def _training(plan: Any, tasks: dict[str, Lane], prefix: str = "") -> list[Any]:
+    """Return one mapped task per lane over what *plan* returns."""
+    return [
         TrainOperator.partial(
-            task_id=lane.task,
+            task_id=f"{prefix}{lane.task}",
             pool=lane.pool,
             priority_weight=lane.weight,
             weight_rule="absolute",
@@ -88,7 +100,41 @@ def runs(suite: str, fetched: FetchDatasetOperator, *, in_study: bool) -> Runs:
         ).expand(planned=plan.output)
         for lane in {lane.task: lane for lane in tasks.values()}.values()
     ]
-    return Runs(plan=plan, training=training)
+
+
+def profile(made: Runs) -> None:
+    """Add the verdict on the profiled runs, and the suggestion tried when the form says so."""
+    verdict = ProfileOperator(
+        task_id="profile",
+        planned=made.plan.output,
+        # A lane that is not the site's is skipped; a run that failed fails this with its reason.
+        trigger_rule=TriggerRule.ALL_DONE,
+        doc_md="Analyses the traces: what bounds a step, what profiling cost, what to try next.",
+    )
+    tasks = lanes()
+    suggestion = PlanSuggestionOperator(
+        task_id="plan_suggestion",
+        planned=made.plan.output,
+        profiled=verdict.output,
+        lanes={name: f"{CHANGED}{lane.task}" for name, lane in tasks.items()},
+        doc_md="Plans the same runs with the first suggestion of the verdict, where there is one.",
+    )
+    changed = _training(suggestion, tasks, CHANGED)
+    compared = CompareProfilesOperator(
+        task_id="compare",
+        before=made.plan.output,
+        after=suggestion.output,
+        trigger_rule=TriggerRule.ALL_DONE,
+        doc_md="Profiles with the change, and sets before and after side by side.",
+    )
+    profile_complete = EmptyOperator(
+        task_id="profile_complete",
+        trigger_rule=TriggerRule.NONE_FAILED,
+        doc_md="Green only when every run, the verdict and the comparison succeeded.",
+    )
+    made.training >> verdict
+    changed >> compared
+    [verdict, compared, *made.training, *changed] >> profile_complete
 
 
 def report(made: Runs) -> None:

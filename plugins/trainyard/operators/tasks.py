@@ -56,8 +56,18 @@ class _SiteOperator(BaseOperator):
 class VerifyEnvironmentOperator(_SiteOperator):
     """Checks a site, stores every check, and fails with what to do when one of them failed.
 
+    :param profiler: Profiler that must be there and permitted, or none. (templated)
     :param site: Name of the site. (templated)
     """
+
+    template_fields: Sequence[str] = ("site", "profiler")
+
+    def __init__(
+        self, *, profiler: str = "{{ params.get('profiler') or 'none' }}", **kwargs: Any
+    ) -> None:
+        """Keep the arguments."""
+        super().__init__(**kwargs)
+        self.profiler = profiler
 
     def execute(self, context: Context) -> str:
         """Return the number of checks by verdict."""
@@ -80,6 +90,11 @@ class VerifyEnvironmentOperator(_SiteOperator):
             from trainyard.environment_apptainer import apptainer_checks
 
             place = (place or {}) | apptainer_checks(site, transport_of(site))
+        if self.profiler not in {"none", "torch"}:
+            from trainyard.environment_profilers import profiler_checks
+            from trainyard.hooks.profilers import python_of
+
+            place = (place or {}) | profiler_checks(self.profiler, python_of(site))
         dag_run_id = identity_of(context).dag_run_id
         checks = verify(settings, site, dag_run_id=dag_run_id, place=place)
         self.log.info("Site %s:\n%s", site.name, table(checks))
