@@ -49,6 +49,29 @@ def site_form() -> dict[str, Param]:
     }
 
 
+def probes_form() -> dict[str, Param]:
+    """Return how thoroughly nodes are probed, and how many."""
+    return {
+        "probes": Param(
+            "quick",
+            type="string",
+            enum=["none", "quick", "full"],
+            title="Probes",
+            description="Quick takes about ten seconds a node, full up to a minute.",
+            section=_SIZE,
+        ),
+        "nodes_probed": Param(
+            1,
+            type="integer",
+            minimum=1,
+            maximum=1024,
+            title="Nodes to probe",
+            description="More than one only on a cluster; nodes are then compared with each other.",
+            section=_SIZE,
+        ),
+    }
+
+
 def reconcile_form() -> dict[str, Param]:
     """Return which Slurm sites to look at, and whether to change anything."""
     _, sites = known_sites()
@@ -78,13 +101,15 @@ def tier_form() -> dict[str, Param]:
     tiers = {tier.name: tier for site in sites.values() if site.slurm for tier in site.slurm.tiers}
     ordered = sorted(tiers.values(), key=lambda tier: (-tier.weight, tier.name))
     return {
+        # Not an empty text: Airflow's form takes one for a field that is not filled in, and would
+        # let nobody trigger.
         "tier": Param(
-            "",
-            type="string",
-            enum=["", *(tier.name for tier in ordered)],
-            values_display={"": "none: as the site has it"},
+            None,
+            type=["string", "null"],
+            enum=[None, *(tier.name for tier in ordered)],
             title="Priority tier",
-            description="Slurm sites only: QOS, partition and Airflow priority of the runs.",
+            description="Slurm sites only: QOS, partition and Airflow priority of the runs. Empty: "
+            "as the site has it.",
             section=_WHERE,
         )
     }
