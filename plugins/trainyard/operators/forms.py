@@ -195,6 +195,16 @@ def study_form() -> dict[str, Param]:
             "Controls",
             "Measurements that split the time per step; none leaves them out.",
         ),
+        "profiler": Param(
+            None,
+            type=["string", "null"],
+            enum=[None, NONE, "torch", "nsys"],
+            values_display={NONE: "none: no profile"},
+            title="Profile",
+            description="Profiles the configuration with most ranks once, after all measured "
+            "runs; the report links its verdict. Empty: as the preset has it (demo: none).",
+            section=_SIZE,
+        ),
         "repeats": _whole(
             "Repeats", "Independent runs per configuration; 5 or more to compare.", 1, 100, _SIZE
         ),
@@ -252,7 +262,13 @@ def _numbers(title: str, text: str, examples: list[int], most: int) -> Param:
     return Param(
         None,
         type=["array", "null"],
-        items={"type": "integer", "minimum": 1, "maximum": most},
+        # Airflow's form sends what is chosen here as text, whatever the type of the examples.
+        items={
+            "type": ["integer", "string"],
+            "minimum": 1,
+            "maximum": most,
+            "pattern": "^[1-9][0-9]*$",
+        },
         uniqueItems=True,
         examples=examples,
         title=title,
