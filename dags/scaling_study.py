@@ -14,7 +14,7 @@ with DAG(
     doc_md="""
 Trains every configuration of a strong and a weak scaling study several times, one at a time, in a
 random order of blocks, and publishes a report. A failed run stands in the report and does not stop
-the others.
+the others. The site must have been verified lately; where it was not, that is done first.
 """,
     params={
         **forms.site_form(),
@@ -27,4 +27,6 @@ the others.
     tags=["trainyard", "training", "study"],
     dagrun_timeout=timedelta(hours=24),
 ):
-    pipeline.report(pipeline.runs("scaling", pipeline.fetch(), in_study=True))
+    fetched = pipeline.fetch()
+    pipeline.verify(reuse=True) >> fetched
+    pipeline.report(pipeline.runs("scaling", fetched, in_study=True))

@@ -13,10 +13,11 @@ with DAG(
     schedule=None,
     doc_md="""
 Checks versions, cores, memory, disk, GPUs, object store, tracking server, results database and
-clock of one site. Every check is stored with what was found and what is needed. A failed check
-fails the run and says what to do.
+clock of one site, and probes its nodes where runs happen: what they are, and what they reach
+against the site's references. Everything is stored. A failed check fails the run and says what
+to do; a success updates the asset `trainyard://environment/<site>`.
 """,
-    params=forms.site_form(),
+    params={**forms.site_form(), **forms.probes_form()},
     default_args=pipeline.DEFAULTS,
     tags=["trainyard", "check"],
     dagrun_timeout=timedelta(minutes=30),

@@ -38,26 +38,35 @@ class Launch:
 _PLAIN = JobOptions()
 
 
-def launch(spec: RunSpec, site: Site, paths: RunPaths, options: JobOptions = _PLAIN) -> Launch:
+def launch(
+    spec: RunSpec,
+    site: Site,
+    paths: RunPaths,
+    options: JobOptions = _PLAIN,
+    *,
+    program: tuple[str, ...] = (),
+) -> Launch:
     """Return how *spec* is started on *site* with its files in *paths*.
 
-    Pure: reads no file, no clock and no environment. *options* are for Slurm alone. Raises
-    ``ConfigurationError`` when the site cannot run the spec.
+    Pure: reads no file, no clock and no environment. *options* are for Slurm alone. *program*:
+    what the trainer's python executes in a run of that size, such as the probes; empty: training.
+    Raises ``ConfigurationError`` when the site cannot run the spec.
     """
     _check_fits(spec, site)
+    program = program or trainer_arguments(spec, site, paths)
     if site.launcher is Launcher.SLURM:
-        argv, script = render(_part(spec, site, paths), site, options)
+        argv, script = render(_part(spec, site, paths, program), site, options)
         return Launch(argv=argv, env=environment(spec, site), script=script)
     if site.launcher is Launcher.DOCKER:
-        return _in_containers(spec, site, paths)
-    argv = _RENDERERS[site.launcher](spec, site, paths)
+        return _in_containers(spec, site, paths, program)
+    argv = _RENDERERS[site.launcher](spec, site, paths, program)
     env = environment(spec, site)
     return Launch(argv=argv, env=env, script=_script(argv, env, paths))
 
 
-def _in_containers(spec: RunSpec, site: Site, paths: RunPaths) -> Launch:
+def _in_containers(spec: RunSpec, site: Site, paths: RunPaths, program: tuple[str, ...]) -> Launch:
     containers.check_fits(spec, site)
-    argv, env = _process(spec, site, paths), environment(spec, site)
+    argv, env = _process(spec, site, paths, program), environment(spec, site)
     return Launch(
         argv=argv,
         env=env,
@@ -79,17 +88,17 @@ def launch_array(
     """
     for spec, _ in runs:
         _check_fits(spec, site)
-    parts = [_part(spec, site, own) for spec, own in runs]
+    parts = [_part(spec, site, own, trainer_arguments(spec, site, own)) for spec, own in runs]
     argv, script = render_array(parts, site, paths, options)
     return Launch(argv=argv, env=parts[0].env, script=script)
 
 
-def _part(spec: RunSpec, site: Site, paths: RunPaths) -> Part:
+def _part(spec: RunSpec, site: Site, paths: RunPaths, program: tuple[str, ...]) -> Part:
     return Part(
         spec=spec,
         paths=paths,
         env=environment(spec, site),
-        trainer=trainer_arguments(spec, site, paths),
+        trainer=program,
     )
 
 
@@ -149,7 +158,9 @@ _BACKSTOP_S = 120
 _LAST_GRACE_S = 30
 
 
-def _process(spec: RunSpec, site: Site, paths: RunPaths) -> tuple[str, ...]:
+def _process(
+    spec: RunSpec, site: Site, paths: RunPaths, arguments: tuple[str, ...]
+) -> tuple[str, ...]:
     """Return the command of a plain process, which ends even when nobody is left to end it.
 
     Whoever waits for the run ends it at the site's limit; coreutils' timeout does a little later.
@@ -157,7 +168,6 @@ def _process(spec: RunSpec, site: Site, paths: RunPaths) -> tuple[str, ...]:
     limit = site.run_timeout_s + _BACKSTOP_S
     backstop = ("timeout", f"--kill-after={_LAST_GRACE_S}", str(limit))
     before = prefix(spec, site, paths, dict(environment(spec, site)))
-    arguments = trainer_arguments(spec, site, paths)
     if not spec.distributed:
         return (*backstop, *before.around((site.python, *arguments)))
     torchrun = (
@@ -172,7 +182,9 @@ def _process(spec: RunSpec, site: Site, paths: RunPaths) -> tuple[str, ...]:
     return (*backstop, *before.around((site.python, *torchrun, *arguments)))
 
 
-_RENDERERS: dict[Launcher, Callable[[RunSpec, Site, RunPaths], tuple[str, ...]]] = {
+_RENDERERS: dict[
+    Launcher, Callable[[RunSpec, Site, RunPaths, tuple[str, ...]], tuple[str, ...]]
+] = {
     Launcher.PROCESS: _process,
 }
 

@@ -160,6 +160,11 @@ class RunPaths:
         return self.run_dir / "checkpoints"
 
     @property
+    def probes(self) -> Path:
+        """Folder of probe reports, one file per node."""
+        return self.run_dir / "probes"
+
+    @property
     def profiles(self) -> Path:
         """Folder of profiler output, one file per rank."""
         return self.run_dir / "profiles"

@@ -69,6 +69,12 @@ class Settings:
     warm_after_days: int = 30
     """Days after which they move."""
 
+    references_dir: str = ""
+    """Folder of <site>.toml, what its nodes should reach; empty: ``references`` of the
+    repository (docs/environment.md)."""
+    environment_hours: int = 24
+    """Hours after which a verification of a site is stale and studies make a new one."""
+
     def secrets(self) -> tuple[str, ...]:
         """Return what no log may show, in every spelling that a library may use."""
         try:

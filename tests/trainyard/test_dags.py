@@ -102,6 +102,7 @@ class TestStructure:
         assert dag.timetable.expression == "30 1 * * *"
         assert str(dag.timetable.timezone) == "UTC"
         assert dag.get_task("fetch_dataset").upstream_task_ids == {"verify_environment"}
+        assert not dag.get_task("verify_environment").reuse, "every night is verified anew"
         assert dag.get_task("plan").upstream_task_ids == {"fetch_dataset"}
 
     def test_survive_serialisation(self, bag):
@@ -306,16 +307,25 @@ class TestEndToEnd:
 
     def test_nightly_benchmark(self, pipeline_home):
         ran = run_dag(
-            pipeline_home, "nightly_benchmark", dataset="digits", repeats=1, epochs=1, title="Test"
-        )
+            pipeline_home, "nightly_benchmark", dataset="digits", repeats=1, epochs=1, title="Test",
+            profiler="torch",
+        )  # fmt: skip
         assert ran["state"] == "success", ran["log"][-3000:]
         assert ran["tasks"]["report[-1]"] == "success"
         studies = ask(pipeline_home, "studies_recent", limit=50)
         (study,) = [row for row in studies if row["dag_run_id"] == ran["run_id"]]
-        assert (study["status"], study["completed_runs"]) == ("completed", 4)
+        assert (study["status"], study["completed_runs"]) == ("completed", 5)
         report = Path(study["report_path"])
         assert "Test" in report.read_text()
         assert report.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+        asked = {"dag_id": "nightly_benchmark", "dag_run_id": ran["run_id"]}
+        (profile,) = ask(pipeline_home, "profiles_of_dag_run", **asked)
+        assert profile["headline"] in report.read_text()
+        assert profile["report_uri"] in report.read_text()
+        rows = ask(pipeline_home, "study_runs", study_id=study["study_id"])
+        (watched,) = [row for row in rows if "profiled" in row["flags"]]
+        assert watched["run_id"] == profile["run_id"]
+        assert not watched["comparable"], "never among the measured numbers"
         checks = ask(pipeline_home, "environment_latest", site="local")
         assert {check["dag_run_id"] for check in checks} == {ran["run_id"]}
 

@@ -14,8 +14,10 @@ import pytest
 
 from tests.fixtures.nights import NIGHT_2, STRONG_2
 from tests.fixtures.samples import ODD_TEXT, make_profile
-from trainyard.store import AuditRow
+from trainer.contract import ProbeReport
+from trainyard.store import AuditRow, Verdict
 from trainyard.store.files import SQL_DIR, column_types, queries
+from trainyard.store.probes import ProbeRow, save_probes
 from trainyard.store.profiles import save_profile
 
 
@@ -393,6 +395,44 @@ def answers_profile_files(store):
     assert values(rows, "idx", "name", "uri", "size_bytes", "sha256") == [
         (0, "rank0.sqlite", "s3://b/profiles/x/rank0.sqlite", 2**33, "ab" * 32)
     ]
+
+
+def answers_probe_reports(store):
+    with_probes(store)
+    rows = store.query("probe_reports", site="laptop", limit=10)
+    assert values(rows, "node", "verdict", "quick", "seconds") == [
+        ("n2", "failed", True, 9.5),
+        ("n1", "passed", True, 9.5),
+    ]
+    assert len(store.query("probe_reports", site="laptop", limit=1)) == 1
+
+
+def answers_probe_report(store):
+    with_probes(store)
+    assert values(store.query("probe_report", site="laptop", start="aaaa%"), "node") == [("n1",)]
+    newest = store.query("probe_report", site="laptop", start="2026-11-22%")
+    assert values(newest, "node") == [("n2",)]
+    assert store.query("probe_report", site="laptop", start="zz%") == []
+
+
+def with_probes(store):
+    save_probes(
+        store,
+        [
+            ProbeRow(
+                site="laptop",
+                report=ProbeReport(
+                    node=node, started_at=f"2026-11-22T0{hour}:00:00", seconds=9.5, quick=True
+                ),
+                fingerprint=mark * 16,
+                verdict=verdict,
+            )
+            for node, hour, mark, verdict in (
+                ("n1", 2, "a", Verdict.PASSED),
+                ("n2", 3, "b", Verdict.FAILED),
+            )
+        ],
+    )
 
 
 ANSWERS = {

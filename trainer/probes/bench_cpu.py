@@ -15,7 +15,8 @@ from trainer.probes.timing import Limit, rate, repeat
 
 _TRIAD_BYTES = 3 * 8
 """Bytes that STREAM counts per element of a triad in float64: two read, one written."""
-_SIZES = {torch.float64: 2048, torch.float32: 2048, torch.bfloat16: 2048}
+_SIZE = 2048
+"""Rows of the matrices, the same for quick probes: numbers of both must compare."""
 _SHORT = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16"}
 _WIDTH = {torch.float64: 0.5, torch.float32: 1.0, torch.bfloat16: 2.0}
 """Operations per cycle against fp32: lanes of a vector; bf16 pairs of AVX512_BF16."""
@@ -33,7 +34,7 @@ def memory(place: Place) -> Found:
     """Measure the triad a = b + s c on arrays far larger than any cache."""
     found = Found()
     # STREAM's rule: each array at least four times the largest cache.
-    count = max((16 if place.quick else 32) << 20, 4 * _cache(place) // 8)
+    count = max(16 << 20, 4 * _cache(place) // 8)
     _all_cores()
     a, b, c = (torch.full((count,), value, dtype=torch.float64) for value in (0.0, 1.0, 2.0))
     timed = repeat(
@@ -68,8 +69,8 @@ def _all_cores() -> int:
 def matmul(place: Place) -> Found:
     """Measure square matrix products in the precisions that training uses."""
     found, cores = Found(), _all_cores()
-    for kind, whole in _SIZES.items():
-        size = whole // 2 if place.quick else whole
+    for kind in (torch.float64, torch.float32, torch.bfloat16):
+        size = _SIZE
         left, right = (torch.randn(size, size).to(kind) for _ in range(2))
         out = torch.empty(size, size, dtype=kind)
         limit = peak(read(place.root / "proc/cpuinfo"), kind, cores, _max_mhz(place))

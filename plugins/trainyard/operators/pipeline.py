@@ -23,6 +23,7 @@ from trainyard.operators.tasks import (
     ReportOperator,
     VerifyEnvironmentOperator,
 )
+from trainyard.operators.verified import VERIFIED
 
 OWNER = "trainyard"
 CHANGED = "changed_"
@@ -46,10 +47,13 @@ class Runs:
     """One mapped task per kind of site and priority tier."""
 
 
-def verify() -> VerifyEnvironmentOperator:
-    """Return the task that checks the chosen site."""
+def verify(*, reuse: bool = False) -> VerifyEnvironmentOperator:
+    """Return the task that checks and probes the chosen site; *reuse*: only where that is stale."""
     return VerifyEnvironmentOperator(
-        task_id="verify_environment", doc_md="Checks versions, cores, memory, disk and services."
+        task_id="verify_environment",
+        reuse=reuse,
+        outlets=[VERIFIED],
+        doc_md="Checks versions, cores, memory, disk and services, and measures the nodes.",
     )
 
 

@@ -23,6 +23,8 @@ from trainyard.sites import Site, get_site, load_sites
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
+    from trainyard.store import EnvironmentCheck
+
 _SKIPPED_KEY = "skipmixin_key"  # where Airflow looks for what a branching task left out
 
 RETRIES = ExceptionRetryPolicy(
@@ -54,28 +56,66 @@ class _SiteOperator(BaseOperator):
 
 
 class VerifyEnvironmentOperator(_SiteOperator):
-    """Checks a site, stores every check, and fails with what to do when one of them failed.
+    """Checks a site, probes its nodes, stores all of it, and fails with what to do.
+
+    A success is an event of the site's asset (see ``trainyard.operators.verified``).
 
     :param profiler: Profiler that must be there and permitted, or none. (templated)
+    :param probes: How long nodes are probed: none, quick or full. (templated)
+    :param nodes: Nodes to probe. (templated)
+    :param reuse: Do nothing where a verification that passed is recent enough
+        (``environment_hours`` of the settings).
     :param site: Name of the site. (templated)
     """
 
-    template_fields: Sequence[str] = ("site", "profiler")
+    template_fields: Sequence[str] = ("site", "profiler", "probes", "nodes")
 
     def __init__(
-        self, *, profiler: str = "{{ params.get('profiler') or 'none' }}", **kwargs: Any
+        self,
+        *,
+        profiler: str = "{{ params.get('profiler') or 'none' }}",
+        probes: str = "{{ params.get('probes') or 'quick' }}",
+        nodes: str = "{{ params.get('nodes_probed') or 1 }}",
+        reuse: bool = False,
+        **kwargs: Any,
     ) -> None:
         """Keep the arguments."""
         super().__init__(**kwargs)
         self.profiler = profiler
+        self.probes = probes
+        self.nodes = nodes
+        self.reuse = reuse
 
     def execute(self, context: Context) -> str:
-        """Return the number of checks by verdict."""
-        from trainyard.environment import verify
+        """Return the number of checks, or why the last verification still counts."""
         from trainyard.environment_table import table
+        from trainyard.operators import verified
         from trainyard.store import Verdict, open_store
 
         settings, site = self.places()
+        if self.reuse and (fresh := verified.still_good(settings, site)):
+            self.log.info("Site %s: %s", site.name, fresh)
+            return fresh
+        checks = self._checks(settings, site, identity_of(context).dag_run_id)
+        if self.probes != "none" and not any(c.verdict == Verdict.FAILED for c in checks):
+            # Alone and last: the checks before them keep cores busy.
+            nodes, probes = int(self.nodes), self.probes
+            found = verified.probe(settings, site, checks, thoroughness=probes, nodes=nodes)
+            checks = [*checks, *found]
+        self.log.info("Site %s:\n%s", site.name, table(checks))
+        failed = [check for check in checks if check.verdict == Verdict.FAILED]
+        if not any(check.name == "results database" for check in failed):
+            with open_store(settings.results_url) as store:
+                store.save_environment_checks(checks)
+        if failed:
+            told = "\n".join(f"{check.name}: {check.measured}; {check.detail}" for check in failed)
+            raise EnvironmentFailedError(f"site {site.name} is not ready:\n{told}")
+        verified.publish(context, site, checks)
+        return f"{len(checks)} checks passed"
+
+    def _checks(self, settings: Settings, site: Site, dag_run_id: str) -> list[EnvironmentCheck]:
+        from trainyard.environment import verify
+
         place = None
         if site.slurm is not None:
             from trainyard.environment_slurm import cluster_checks
@@ -95,17 +135,7 @@ class VerifyEnvironmentOperator(_SiteOperator):
             from trainyard.hooks.profilers import python_of
 
             place = (place or {}) | profiler_checks(self.profiler, python_of(site))
-        dag_run_id = identity_of(context).dag_run_id
-        checks = verify(settings, site, dag_run_id=dag_run_id, place=place)
-        self.log.info("Site %s:\n%s", site.name, table(checks))
-        failed = [check for check in checks if check.verdict == Verdict.FAILED]
-        if not any(check.name == "results database" for check in failed):
-            with open_store(settings.results_url) as store:
-                store.save_environment_checks(checks)
-        if failed:
-            told = "\n".join(f"{check.name}: {check.measured}; {check.detail}" for check in failed)
-            raise EnvironmentFailedError(f"site {site.name} is not ready:\n{told}")
-        return f"{len(checks)} checks passed"
+        return verify(settings, site, dag_run_id=dag_run_id, place=place)
 
 
 class FetchDatasetOperator(_SiteOperator):

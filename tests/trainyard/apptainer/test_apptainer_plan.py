@@ -65,6 +65,8 @@ def test_the_environment_check_asks_the_image_and_not_the_host(place, monkeypatc
         return []
 
     monkeypatch.setattr("trainyard.environment.verify", verify)
-    VerifyEnvironmentOperator(task_id="verify", site="box").execute(context(task_id="verify"))
+    VerifyEnvironmentOperator(task_id="verify", site="box", probes="none").execute(
+        context(task_id="verify")
+    )
     assert seen["trainer"].measured == "exit code 255: FATAL:   not today"
     assert seen["apptainer"].verdict == "failed"

@@ -1,0 +1,1 @@
+"""What the probes of nodes mean: references, verdicts, differences, and the page of a system."""
