@@ -1,7 +1,7 @@
 """``make bench-profile``: the figures of the profile analysis, one JSON object on the last line.
 
 Each module of ``MODULES`` measures its part and returns named figures; a new one is a line there.
-Options shorten it: ``--events``, ``--hta-events``, ``--only``.
+Options shorten it: ``--events``, ``--hta-events``, ``--pairs``, ``--only``.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import profile_cases, profile_hta, profile_scale
+from benchmarks import profile_cases, profile_hta, profile_overhead, profile_scale
 from benchmarks.figures import machine, missed
 
 MODULES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "cases": lambda _: profile_cases.figures(),
     "scale": lambda chosen: profile_scale.figures(events=chosen.events),
     "hta": lambda chosen: profile_hta.figures(events=chosen.hta_events),
+    "overhead": lambda chosen: profile_overhead.measure(pairs=chosen.pairs),
 }
 TARGETS: dict[str, tuple[str, float]] = {
     "intervals_per_s": (">=", 500_000),
@@ -41,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The figures of the profile analysis.")
     parser.add_argument("--events", type=int, default=10_000_000)
     parser.add_argument("--hta-events", type=int, default=1_000_000)
+    parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=MODULES, default=list(MODULES))
     chosen = parser.parse_args()
     figures: dict[str, Any] = {"machine": machine()}

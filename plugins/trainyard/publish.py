@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from trainyard.audit import triggered_by
 from trainyard.backends import Backend
-from trainyard.errors import ConfigurationError
+from trainyard.errors import ConfigurationError, ProfileError
 from trainyard.ingest import collect_missing
 from trainyard.settings import Settings
 from trainyard.study import StudyFile
@@ -17,6 +17,7 @@ from trainyard.study import StudyFile
 if TYPE_CHECKING:
     from trainyard.analysis.study import StudyData
     from trainyard.lineage import MlflowRef
+    from trainyard.report.document import Section
     from trainyard.store import Store, StudyRow
 
 
@@ -50,11 +51,12 @@ def publish_report(
     from trainyard.store import open_store
 
     collect_missing(settings, study, backend)
+    more = _profile(settings, study)
     folder = Path(settings.reports_dir) / study.study_id
     with open_store(settings.results_url) as store:
         row = _settled(store, study)
         store.save_study(row)
-        files = build(study_data(settings, store, study), folder)
+        files = build(study_data(settings, store, study), folder, more=more)
         objects = ObjectStore(settings)
         objects.put_artifacts(study.study_id, folder, prefix="reports")
         key = f"reports/{study.study_id}/{files.html.relative_to(folder).as_posix()}"
@@ -75,6 +77,25 @@ def publish_report(
         mlflow_url=row.mlflow_url,
         summary=row.note or "all runs completed",
     )
+
+
+def _profile(settings: Settings, study: StudyFile) -> tuple[Section, ...]:
+    """Publish the profile that was taken after the measured runs; return what the report says.
+
+    A study without one has no such section. A profile that cannot be read is said, and costs the
+    study nothing.
+    """
+    from trainyard.profiling.collect import has_profiles
+    from trainyard.profiling.publish import publish_profile
+    from trainyard.profiling.sections import linked_section, missing_section
+
+    if not has_profiles(study):
+        return ()
+    try:
+        made = publish_profile(settings, study)
+    except ProfileError as error:
+        return (missing_section(str(error)),)
+    return (linked_section(made.row, made.profiled, made.url),)
 
 
 def study_data(settings: Settings, store: Store, study: StudyFile) -> StudyData:

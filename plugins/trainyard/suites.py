@@ -60,6 +60,8 @@ def scaling(parameters: StudyParameters, order_seed: int) -> StudyPlan:
         block = list(configurations)
         order.shuffle(block)
         runs += [_planned(spec, repeat, parameters.base_seed) for spec in block]
+    if parameters.profiler is not Profiler.NONE:
+        runs.append(_profiled_last(parameters, configurations))
     _check_size(runs)
     return StudyPlan(
         suite="scaling", parameters=parameters, order_seed=order_seed, runs=tuple(runs)
@@ -81,6 +83,18 @@ def single(parameters: StudyParameters, order_seed: int = 0) -> StudyPlan:
     )
     runs = (_planned(spec, 0, parameters.base_seed),)
     return StudyPlan(suite="single", parameters=parameters, order_seed=order_seed, runs=runs)
+
+
+def _profiled_last(parameters: StudyParameters, configurations: tuple[RunSpec, ...]) -> PlannedRun:
+    """Return one profiled run of the configuration with most ranks, after all that are measured."""
+    largest = max(configurations, key=lambda spec: (spec.ranks, spec.distributed))
+    watched = replace(
+        under(largest, parameters.profiler),
+        scaling=Scaling.NONE,
+        profile_steps=parameters.profile_steps,
+    )
+    planned = _planned(watched, 0, parameters.base_seed)
+    return replace(planned, block=parameters.repeats)
 
 
 def profile(parameters: StudyParameters, order_seed: int = 0) -> StudyPlan:

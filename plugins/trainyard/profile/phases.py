@@ -2,7 +2,8 @@
 
 Every moment of a step belongs to one part. The stepping thread decides: a collective inside the
 backward range is communication, a data range is waiting for data. A collective on another thread
-counts only where the stepping thread is in no phase of its own: the rest is hidden.
+counts where the stepping thread is in no phase of its own, and where it is in backward without
+running any operator: there it waits. The rest is hidden.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def phase_times(rank: RankTrace, windows: Windows) -> PhaseTimes:
         mine[phase] = iv.clip(iv.union(ranges.start[own], ranges.end[own]), low, high)
     busy = iv.join(*mine.values())
     taken, spans = iv.empty(), {}
+    mine["collective"] = iv.join(mine["collective"], _awaited(rank, windows, whole, mine))
     for phase in _INNERMOST_FIRST:
         hidden_elsewhere = iv.subtract(whole[phase], busy)
         own = iv.subtract(iv.join(mine[phase], hidden_elsewhere), taken)
@@ -67,3 +69,18 @@ def phase_times(rank: RankTrace, windows: Windows) -> PhaseTimes:
         columns[f"{phase}_total"] = total.astype(np.float64)
     named = tuple(phase for phase in PHASES if len(whole[phase]))
     return PhaseTimes(frame=pd.DataFrame(columns), spans=spans, named=named)
+
+
+def _awaited(
+    rank: RankTrace, windows: Windows, whole: dict[str, Spans], mine: dict[str, Spans]
+) -> Spans:
+    """Return the moments of backward in which collectives run and the stepping thread does nothing.
+
+    DistributedDataParallel waits inside backward for collectives that run on threads of gloo. Only
+    a trace with operators can tell that from computing: without any, nothing is returned.
+    """
+    own = rank.operators.thread == windows.thread
+    if not own.any():
+        return iv.empty()
+    computing = iv.union(rank.operators.start[own], rank.operators.end[own])
+    return iv.subtract(iv.intersect(whole["collective"], mine["backward"]), computing)

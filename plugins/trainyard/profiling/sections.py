@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainyard.report.document import Paragraph, Section, Table
+from trainyard.report.document import Cell, Paragraph, Section, Table
 from trainyard.report.tables import cells, columns
 from trainyard.report.text import clean, number, scaled, shares
 
 if TYPE_CHECKING:
     from trainyard.analysis.statistics import Estimate
+    from trainyard.profiling.collect import Profiled
     from trainyard.profiling.pairs import Overhead
+    from trainyard.store.profiles import ProfileRow
 
 
 def overhead_section(found: Overhead, profiler: str) -> Section:
@@ -63,3 +65,35 @@ def tried_sentence(change: str, speedup: Estimate | None) -> str:
         ends = f" (95 % interval {number(speedup.low)} to {number(speedup.high)})"
     doubt = " No change is within that interval." if speedup.contains(1.0) else ""
     return f"{change}: {number(speedup.value)} times the throughput{ends}.{doubt}"
+
+
+def linked_section(row: ProfileRow, found: Profiled, url: str) -> Section:
+    """Return what a study's report says about the profile taken after its runs, with the link."""
+    verdict = found.analysis.verdict
+    rows = [
+        (*cells("report on the profile"), Cell(text=row.report_uri, href=url)),
+        cells("configuration", f"{found.member.row.spec.ranks} ranks, run {row.run_id}"),
+        cells("profiler", f"{row.profiler}, {row.steps} captured steps"),
+    ]
+    rows += [
+        cells("could be saved per step", f"{item.name}: {number(item.ms.value)} ms at most")
+        for item in verdict.recoverable
+    ]
+    if row.suggestion_field:
+        tried = f"{row.suggestion_field} = {row.suggestion_to}: {row.suggestion_why}"
+        rows.append(cells("try next", clean(tried)))
+    table = Table(
+        caption="The profile of one configuration",
+        columns=columns("what", "<found"),
+        rows=tuple(rows),
+        note="Taken after the measured runs; none of its times is among them. The link holds a "
+        "week, the address in the object store stays.",
+    )
+    headline = Paragraph(text=clean(f"{verdict.headline}."))
+    return Section(anchor="profile", title="Where a step's time goes", blocks=(headline, table))
+
+
+def missing_section(why: str) -> Section:
+    """Return what a study's report says when its profile cannot be read."""
+    text = Paragraph(text=clean(f"No profile: {why}"), tone="warn")
+    return Section(anchor="profile", title="Where a step's time goes", blocks=(text,))

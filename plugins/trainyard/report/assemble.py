@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from trainyard.report.pdf import render_pdf
 from trainyard.report.sections import document_of
 
 if TYPE_CHECKING:
-    from trainyard.report.document import Document, Figure
+    from trainyard.report.document import Document, Figure, Section
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -38,19 +38,26 @@ class ReportFiles:
     """CSV of the full tables, and analysis.json."""
 
 
-def build(data: StudyData, folder: Path, *, timings: dict[str, float] | None = None) -> ReportFiles:
+def build(
+    data: StudyData,
+    folder: Path,
+    *,
+    timings: dict[str, float] | None = None,
+    more: tuple[Section, ...] = (),
+) -> ReportFiles:
     """Write the report on *data* as *folder*, replacing an older one in one step.
 
     The same data give the same bytes in every HTML, SVG, PNG, CSV and JSON file. Partial data give
     a report that says what is missing. Raises ``OSError`` when the folder cannot be written; the
-    older report is then still there. *timings*, when given, receives the seconds of each part.
+    older report is then still there. *timings*, when given, receives the seconds of each part;
+    *more* are sections at the end.
     """
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         aside.chmod(0o755)
-        names = _write(data, aside, {} if timings is None else timings)
+        names = _write(data, aside, {} if timings is None else timings, more)
         replace_folder(aside, folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -64,10 +71,13 @@ def build(data: StudyData, folder: Path, *, timings: dict[str, float] | None = N
     )
 
 
-def _write(data: StudyData, folder: Path, timings: dict[str, float]) -> list[str]:
+def _write(
+    data: StudyData, folder: Path, timings: dict[str, float], more: tuple[Section, ...]
+) -> list[str]:
     with _timed(timings, "analysis"):
         analysis = analyse(data)
         document = document_of(data, analysis)
+        document = replace(document, sections=(*document.sections, *more))
     with _timed(timings, "tables"):
         names = _tables(data, analysis, folder)
     with _timed(timings, "figures"):
