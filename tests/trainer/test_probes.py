@@ -146,6 +146,7 @@ def test_peak_of_a_processor(cpuinfo, kind, expected):
     limit = peak(cpuinfo, getattr(torch, kind), 2, 5000.0)
     assert limit.value == expected
     assert limit.source
+    assert peak(cpuinfo, getattr(torch, kind), 2, None).value is None, "a nominal clock is no limit"
 
 
 class Driver:

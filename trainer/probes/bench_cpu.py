@@ -126,12 +126,11 @@ def peak(cpuinfo: str, kind: torch.dtype, cores: int, max_mhz: float | None) -> 
         return Limit(source="bf16 is emulated here: no instruction for it")
     else:
         per_cycle = width * _WIDTH[kind]
-    clock = max_mhz or float(fields.get("cpu MHz", 0) or 0)
-    if not clock:
-        return Limit(source="the clock cannot be read")
-    said = "largest clock" if max_mhz else "clock in /proc/cpuinfo, boost may exceed it"
-    source = f"{per_cycle:g} FLOP/cycle x {clock:.0f} MHz ({said}) x {cores} cores"
-    return Limit(value=per_cycle * clock * 1e6 * cores, source=source)
+    if max_mhz is None:
+        # The clock in /proc/cpuinfo is the nominal one there, and boost exceeds it by half.
+        return Limit(source="the largest clock is hidden, as in virtual machines")
+    source = f"{per_cycle:g} FLOP/cycle x {max_mhz:.0f} MHz x {cores} cores"
+    return Limit(value=per_cycle * max_mhz * 1e6 * cores, source=source)
 
 
 def _fields(cpuinfo: str) -> dict[str, str]:

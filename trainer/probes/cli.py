@@ -38,6 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.budget <= 0:
         sys.stderr.write(f"--budget {chosen.budget:g}: must be more than 0 seconds\n")
         return USAGE
+    try:
+        Path(chosen.run_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.stderr.write(f"--run-dir {chosen.run_dir}: {error.strerror}\n")
+        return USAGE
     names = [name for name in PROBES if not chosen.only or name in chosen.only]
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from trainer.probes.ranks import probe_together

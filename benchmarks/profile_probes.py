@@ -1,0 +1,177 @@
+"""The probes against established native benchmarks beside them: likwid-bench and OpenBLAS.
+
+Rounds are interleaved, so that a drift of the machine meets all of them alike; each figure is the
+median of the rounds' ratios with its 95 % bootstrap interval. likwid-bench comes from Debian's
+package, unpacked below ``.trainyard``; OpenBLAS is the library that NumPy brings, driven by a C
+program that this compiles, with neither Python nor torch around it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAINER = ROOT / ".trainyard/envs/trainer/bin/python"
+LIKWID = ROOT / ".trainyard/likwid"
+PACKAGES = ("likwid", "libhwloc15", "liblua5.3-0")
+KERNELS = ("stream_mem_avx512", "stream_avx512", "stream_mem_avx", "stream_avx", "stream")
+"""STREAM's triad in double precision, with and without stores past the cache; the best counts."""
+SIZE = 2048
+DRIVER = r"""
+#include <dlfcn.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+typedef void (*gemm)(int, int, int, int64_t, int64_t, int64_t, float, const float *, int64_t,
+                     const float *, int64_t, float, float *, int64_t);
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec + 1e-9 * t.tv_nsec;
+}
+int main(int argc, char **argv) {
+  void *library = dlopen(argv[1], RTLD_NOW);
+  gemm run = library ? (gemm)dlsym(library, "scipy_cblas_sgemm64_") : NULL;
+  if (!run) { fprintf(stderr, "%s\n", dlerror()); return 1; }
+  int64_t n = atoll(argv[2]);
+  float *a = malloc(4 * n * n), *b = malloc(4 * n * n), *c = malloc(4 * n * n);
+  for (int64_t i = 0; i < n * n; i++) { a[i] = i % 7 - 3; b[i] = i % 5 - 2; c[i] = 0; }
+  for (int turn = 0; turn < 12; turn++) {
+    double begin = now();
+    run(101, 111, 111, n, n, n, 1, a, n, b, n, 0, c, n);
+    if (turn >= 2) printf("%.9f\n", now() - begin);
+  }
+  return c[0] == 12345.678f;
+}
+"""
+
+
+def measure(rounds: int = 7) -> dict[str, Any]:
+    """Return how long the suite takes, and how its numbers compare with native benchmarks."""
+    with tempfile.TemporaryDirectory(prefix="trainyard-probes-") as name:
+        folder = Path(name)
+        figures: dict[str, Any] = {"probe_suite_s": suite_seconds(folder)}
+        natives: dict[str, Callable[[], float]] = {"matmul": openblas(folder)}
+        if (stream := likwid()) is not None:
+            natives["triad"] = stream
+        ratios: dict[str, list[float]] = {}
+        for _ in range(rounds):
+            native = {name: run() for name, run in natives.items()}
+            reached = probes(folder)
+            blas = max(reached["cpu.matmul_fp32"], reached["cpu.matmul_fp32_numpy"])
+            ratios.setdefault("matmul_vs_openblas", []).append(blas / native["matmul"])
+            torch_alone = reached["cpu.matmul_fp32"] / native["matmul"]
+            ratios.setdefault("matmul_torch_vs_openblas", []).append(torch_alone)
+            if "triad" in native:
+                triad = reached["memory.triad"] / native["triad"]
+                ratios.setdefault("triad_vs_stream", []).append(triad)
+    for figure, values in ratios.items():
+        figures |= summary(figure, values)
+    figures["probe_rounds"] = rounds
+    return figures
+
+
+def suite_seconds(folder: Path) -> float:
+    """Return the wall seconds of the whole suite, its interpreter's start included."""
+    begin = time.perf_counter()
+    probe(folder, ())
+    return round(time.perf_counter() - begin, 2)
+
+
+def probes(folder: Path) -> dict[str, float]:
+    """Return what the probes of one round reached, by measurement."""
+    report = probe(folder, ("--only", "memory,matmul"))
+    return {one["name"]: float(one["value"]) for one in report["measurements"]}
+
+
+def probe(folder: Path, options: tuple[str, ...]) -> dict[str, Any]:
+    out = folder / "report.json"
+    command = [str(TRAINER), "-m", "trainer.probes", "--out", str(out), "--run-dir", str(folder)]
+    subprocess.run([*command, *options], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+def openblas(folder: Path) -> Callable[[], float]:
+    """Return what runs a C program over NumPy's OpenBLAS and returns FLOP/s, the median of ten."""
+    source, program = folder / "driver.c", folder / "driver"
+    source.write_text(DRIVER)
+    subprocess.run(["gcc", "-O2", "-o", str(program), str(source), "-ldl"], check=True)
+    where = TRAINER.parents[1] / "lib"
+    (library,) = where.glob("python3.*/site-packages/numpy.libs/libscipy_openblas64_*.so")
+
+    def run() -> float:
+        env = os.environ | {"OPENBLAS_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
+        command = [str(program), str(library), str(SIZE)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+        return 2 * SIZE**3 / float(np.median([float(line) for line in done.stdout.split()]))
+
+    return run
+
+
+def likwid() -> Callable[[], float] | None:
+    """Return what runs likwid-bench's triads and returns the best B/s; None where it is missing."""
+    program = shutil.which("likwid-bench")
+    env = dict(os.environ)
+    if program is None:
+        if not (LIKWID / "usr/bin/likwid-bench").exists() and not unpack():
+            print("likwid-bench: no package here; triad_vs_stream is left out", file=sys.stderr)
+            return None
+        program = str(LIKWID / "usr/bin/likwid-bench")
+        libraries = LIKWID / "usr/lib" / f"{platform.machine()}-linux-gnu"
+        env["LD_LIBRARY_PATH"] = str(libraries)
+        env["PATH"] = f"{env['PATH']}:{LIKWID / 'usr/sbin'}"
+    cores = len(os.sched_getaffinity(0))
+
+    def run() -> float:
+        reached = []
+        for kernel in KERNELS:
+            command = [program, "-t", kernel, "-w", f"S0:400MB:{cores}"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+            if match := re.search(r"^MByte/s:\s+([\d.]+)", done.stdout, re.MULTILINE):
+                reached.append(float(match[1]) * 1e6)
+        if not reached:
+            raise RuntimeError(f"likwid-bench measured nothing: {done.stdout} {done.stderr}")
+        return max(reached)
+
+    return run
+
+
+def unpack() -> bool:
+    """Unpack likwid with its libraries; return whether that worked. Nothing is installed."""
+    if shutil.which("apt-get") is None:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["apt-get", "-o", "APT::Sandbox::User=root", "download", *PACKAGES]
+        if subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode:
+            return False
+        for package in Path(folder).glob("*.deb"):
+            subprocess.run(["dpkg", "-x", str(package), str(LIKWID)], check=True)
+    return True
+
+
+def summary(name: str, values: list[float]) -> dict[str, float]:
+    """Return the median of *values* with its 95 % bootstrap interval."""
+    array = np.array(values)
+    picks = np.random.default_rng(0).integers(0, len(array), (2000, len(array)))
+    low, high = np.percentile(np.median(array[picks], axis=1), (2.5, 97.5))
+    middle = float(np.median(array))
+    return {name: round(middle, 3), f"{name}_low": round(low, 3), f"{name}_high": round(high, 3)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 7)))
