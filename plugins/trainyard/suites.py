@@ -87,6 +87,7 @@ def single(parameters: StudyParameters, order_seed: int = 0) -> StudyPlan:
 
 def _profiled_last(parameters: StudyParameters, configurations: tuple[RunSpec, ...]) -> PlannedRun:
     """Return one profiled run of the configuration with most ranks, after all that are measured."""
+    _window_beside(parameters)
     largest = max(configurations, key=lambda spec: (spec.ranks, spec.distributed))
     watched = replace(
         under(largest, parameters.profiler),
@@ -136,7 +137,10 @@ def profile(parameters: StudyParameters, order_seed: int = 0) -> StudyPlan:
 
 
 def _window_beside(parameters: StudyParameters) -> int:
-    """Return the steps of a timed window, shortened so that one fits before the captured steps."""
+    """Return the steps of a timed window, shortened so that one fits before the captured steps.
+
+    Raises ``ConfigurationError`` when none does.
+    """
     if not parameters.steps:
         return parameters.window_steps
     room = parameters.steps - parameters.warmup_steps - parameters.profile_steps
@@ -145,7 +149,7 @@ def _window_beside(parameters: StudyParameters) -> int:
         raise ConfigurationError(
             f"steps = {parameters.steps}: {parameters.warmup_steps} steps of warm-up and "
             f"{parameters.profile_steps} captured ones leave none to time; give {least} at least, "
-            "100 for a steady number"
+            "100 for a steady number, or profiler = 'none' for a study without a profile"
         )
     return min(parameters.window_steps, room)
 

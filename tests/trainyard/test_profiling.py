@@ -84,6 +84,10 @@ class TestPlan:
         assert last.block == 3
         assert any(work_of(run.spec) == work_of(last.spec) for run in plain)
 
+    def test_a_study_too_short_for_its_profile_is_refused(self):
+        with pytest.raises(ConfigurationError, match="profiler = 'none' for a study without"):
+            scaling(replace(BASE, steps=20), 1)
+
     def test_nightly_presets_profile_and_the_demo_does_not(self):
         found = {preset: make().profiler for preset, make in PRESETS.items()}
         assert found == {

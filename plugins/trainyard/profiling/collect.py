@@ -81,16 +81,21 @@ def profile_of(study: StudyFile, store: Store) -> Profiled:
     plain = [m for m in members if _is_plain(m, work)]
     controls = _controls(plain)
     counters = _counters(counted[0]) if counted else None
-    found = [_analysed(member, controls, counters) for member in traced]
-    steps = [mean_step_s(analysis) for analysis in found]
+    first = _analysed(traced[0], controls, counters)
+    steps, others = [mean_step_s(first)], []
+    for member in traced[1:]:
+        # One at a time: a trace can take gigabytes.
+        again = _analysed(member, controls, counters)
+        steps.append(mean_step_s(again))
+        others.append(again.verdict.bound.value)
     return Profiled(
         member=traced[0],
-        analysis=found[0],
+        analysis=first,
         traces=tuple(traced),
         counted=counted[0] if counted else None,
         overhead=overhead_of(_measured(plain, STEP_TIME), _measured(traced, STEP_TIME), steps),
         rates=tuple(_measured(plain, RATE)),
-        other_bounds=tuple(item.verdict.bound.value for item in found[1:]),
+        other_bounds=tuple(others),
     )
 
 
