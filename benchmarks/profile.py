@@ -15,7 +15,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import profile_cases, profile_hta, profile_overhead, profile_scale
+from benchmarks import (
+    profile_cases,
+    profile_hta,
+    profile_overhead,
+    profile_probes,
+    profile_scale,
+)
 from benchmarks.figures import machine, missed
 
 MODULES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
@@ -23,6 +29,7 @@ MODULES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "scale": lambda chosen: profile_scale.figures(events=chosen.events),
     "hta": lambda chosen: profile_hta.figures(events=chosen.hta_events),
     "overhead": lambda chosen: profile_overhead.measure(pairs=chosen.pairs),
+    "probes": lambda _: profile_probes.measure(),
 }
 TARGETS: dict[str, tuple[str, float]] = {
     "intervals_per_s": (">=", 500_000),
@@ -33,6 +40,9 @@ TARGETS: dict[str, tuple[str, float]] = {
     "hta_worst_difference": ("<=", 0.001),
     "cases_worst_error": ("<=", 0.01),
     "worked_case_exact": (">=", 1),
+    "probe_suite_s": ("<=", 60),
+    "triad_vs_stream": (">=", 0.9),
+    "matmul_vs_openblas": (">=", 0.9),
 }
 """What the issue and docs/profiles.md promise of each figure."""
 

@@ -50,6 +50,8 @@ def system_page(reports: Sequence[ProbeReport], *, about: str, picture: str) -> 
 
 def scaled(value: float, unit: str) -> str:
     """Return *value* with three digits and a prefix before its unit."""
+    if unit in {"1/s", "image/s"}:
+        return f"{value:.0f} {unit}"
     table = _SMALL if unit == "s" else _PREFIXES
     for factor, prefix in table:
         if abs(value) >= factor:

@@ -209,7 +209,12 @@ def test_a_diff_names_driver_link_and_clock():
 
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
-    [(4.1e12, "B/s", "4.1 TB/s"), (5e-5, "s", "50 us"), (2.0, "s", "2 s"), (0.0, "B/s", "0 B/s")],
+    [
+        (4.1e12, "B/s", "4.1 TB/s"),
+        (5e-5, "s", "50 us"),
+        (2.0, "s", "2 s"),
+        (18234.2, "1/s", "18234 1/s"),
+    ],
 )
 def test_numbers_with_prefixes(value, unit, text):
     assert scaled(value, unit) == text
