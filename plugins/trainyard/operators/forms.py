@@ -195,16 +195,7 @@ def study_form() -> dict[str, Param]:
             "Controls",
             "Measurements that split the time per step; none leaves them out.",
         ),
-        "profiler": Param(
-            None,
-            type=["string", "null"],
-            enum=[None, NONE, "torch", "nsys"],
-            values_display={NONE: "none: no profile"},
-            title="Profile",
-            description="Profiles the configuration with most ranks once, after all measured "
-            "runs; the report links its verdict. Empty: as the preset has it (demo: none).",
-            section=_SIZE,
-        ),
+        "profiler": _profiler(),
         "repeats": _whole(
             "Repeats", "Independent runs per configuration; 5 or more to compare.", 1, 100, _SIZE
         ),
@@ -217,6 +208,20 @@ def study_form() -> dict[str, Param]:
             section=_SIZE,
         ),
     }
+
+
+def _profiler() -> Param:
+    """Return whether a study is followed by one profiled run."""
+    return Param(
+        None,
+        type=["string", "null"],
+        enum=[None, NONE, "torch", "nsys"],
+        values_display={NONE: "none: no profile"},
+        title="Profile",
+        description="Profiles the configuration with most ranks once, after all measured "
+        "runs; the report links its verdict. Empty: as the preset has it (demo: none).",
+        section=_SIZE,
+    )
 
 
 def single_run_form() -> dict[str, Param]:

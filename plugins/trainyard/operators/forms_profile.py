@@ -35,6 +35,14 @@ def profile_form() -> dict[str, Param]:
             description="Steps that are captured at the end; 10 to 20 steady ones are enough.",
             section=_HOW,
         ),
+        **_size_form(),
+        **_stall_form(),
+    }
+
+
+def _size_form() -> dict[str, Param]:
+    """Return how long runs are, how many there are, and whether the suggestion is tried."""
+    return {
         "steps": Param(
             100,
             type=["integer", "null"],
@@ -61,7 +69,6 @@ def profile_form() -> dict[str, Param]:
             description="Run the pairs again with the first field that the verdict suggests.",
             section=_SIZE,
         ),
-        **_stall_form(),
     }
 
 

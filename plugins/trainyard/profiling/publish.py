@@ -95,8 +95,7 @@ def publish_try(settings: Settings, before: StudyFile, after: StudyFile) -> Publ
         old = profile_of(before, store)
     first = publish_profile(settings, after)
     new = first.profiled
-    asked = old.analysis.verdict.suggestions
-    change = next((f"{s.field} = {s.proposed}" for s in asked if s.field), "the change")
+    change = _change(old)
     speedup = ratio(new.rates, old.rates)
     sentence = tried_sentence(change, speedup)
     run_id = new.member.row.run_id
@@ -117,13 +116,14 @@ def publish_try(settings: Settings, before: StudyFile, after: StudyFile) -> Publ
     )
     url = _send(settings, files)[files.html.name]
     _save(settings, row)
-    return PublishedTry(
-        sentence=sentence,
-        speedup=speedup,
-        after=replace(first, row=row),
-        files=files,
-        url=url,
-    )
+    new_one = replace(first, row=row)
+    return PublishedTry(sentence=sentence, speedup=speedup, after=new_one, files=files, url=url)
+
+
+def _change(found: Profiled) -> str:
+    """Return what was tried because of *found*: its first suggestion with a field."""
+    asked = found.analysis.verdict.suggestions
+    return next((f"{item.field} = {item.proposed}" for item in asked if item.field), "the change")
 
 
 def _stored(
