@@ -18,6 +18,7 @@ from tests.requirements import need
 from tests.trainyard.probing.reports import FACTS, measurement, report
 from trainer.contract import dumps, loads
 from trainyard.backends import open_backend
+from trainyard.docker.site import DockerSite
 from trainyard.errors import EnvironmentFailedError
 from trainyard.launch import launch
 from trainyard.operators import verified
@@ -26,6 +27,8 @@ from trainyard.paths import RunPaths
 from trainyard.probing import cli
 from trainyard.probing.examine import examine
 from trainyard.probing.running import probe_site, probe_spec, program
+from trainyard.sites import Launcher
+from trainyard.slurm.site import SlurmSite
 from trainyard.store import EnvironmentCheck, Verdict, migrate, open_store
 from trainyard.store.probes import find_probe, recent_probes
 
@@ -256,3 +259,23 @@ def test_the_real_probes_through_the_process_launcher(settings, tmp_path):
     assert any(one.name == "memory.triad" for one in made.measurements)
     assert json.loads(dumps(made))["quick"] is True
     assert loads(type(made), dumps(made)) == made
+
+
+@pytest.mark.parametrize("kind", ["slurm", "docker"])
+def test_the_probes_start_through_every_launcher(kind, tmp_path):
+    parts = {"slurm": SlurmSite(), "docker": DockerSite(image="trainyard/trainer:dev")}
+    where = replace(
+        site(tmp_path, "/opt/trainer/bin/python"),
+        launcher=Launcher(kind),
+        **{kind: parts[kind]},
+    )
+    paths = RunPaths(root=tmp_path / "runs", run_id="x")
+    nodes = 2 if kind == "slurm" else 1
+    words = program(where, paths, quick=True)
+    made = launch(probe_spec(where, nodes), where, paths, program=words)
+    told = f"-m trainer.probes --out {paths.probes} --run-dir {paths.run_dir}"
+    assert told in made.script
+    assert "-m trainer " not in made.script, "no training"
+    assert ("--data-dir" in made.script) == (kind == "slurm"), "a container sees its run alone"
+    if kind == "slurm":
+        assert "--nodes=2 --ntasks=2 --ntasks-per-node=1" in made.script
