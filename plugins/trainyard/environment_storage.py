@@ -47,6 +47,10 @@ _VERDICTS = {
 
 def lifecycle(settings: Settings) -> Finding:
     """Compare the bucket's lifecycle rules with the settings; never a reason not to measure."""
+    from trainyard.objectstore import ObjectStore
+
+    # The first task of a new installation may be this one: nothing has made the bucket yet.
+    ObjectStore(settings).ensure_bucket()
     found = compare_lifecycle(settings)
     different = found.outcome is Outcome.DIFFERENT
     return Finding(
