@@ -136,7 +136,7 @@ class TestServices:
         assert found("clock", there, site(tmp_path)).verdict is Verdict.PASSED
 
     def test_a_new_installation_has_no_bucket_yet(self, settings, tmp_path, s3_server):
-        fresh = replace(settings, s3_bucket="made-by-the-first-check")
+        fresh = replace(settings, **s3_server.settings("made-by-the-first-check"))
         assert found("lifecycle", fresh, site(tmp_path)).verdict is not Verdict.FAILED
 
     def test_lifecycle_rules(self, settings, tmp_path, s3_server, lifecycle_server):
