@@ -1,6 +1,8 @@
-"""Run the test suites, each in its own environment: tests/trainer alone, the rest with Airflow.
+"""Run the test suites, each in its own environment: tests/trainer first and alone, then the rest.
 
-Exits 0 only when every suite passed and ran at least one test.
+What needs Airflow runs in two lanes side by side: real Slurm clusters mostly wait (for time limits,
+requeues, dead controllers), and each lane starts services of its own. The second lane's output
+comes when it is over. Exits 0 only when every lane passed and ran at least one test.
 """
 
 from __future__ import annotations
@@ -8,28 +10,45 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVS = ROOT / ".trainyard" / "envs"
-SUITES = {
-    "trainer": ["tests/trainer"],
-    "airflow": ["tests", "--ignore=tests/trainer"],
+CLUSTERS = ["tests/trainyard/slurm", "tests/e2e/test_slurm.py"]
+APART = ["tests/trainer", *CLUSTERS]
+LANES = {
+    "trainer": ("trainer", ["tests/trainer"]),
+    "airflow": ("airflow", ["tests", *(f"--ignore={path}" for path in APART)]),
+    "clusters": ("airflow", CLUSTERS),
 }
 
 
-def run(name: str, *, fast: bool, arguments: list[str]) -> int:
-    command = [str(ENVS / name / "bin" / "python"), "-m", "pytest", *SUITES[name], *arguments]
-    if fast:
-        command += ["-m", "not slow"]
-    print(f"\n== tests in the {name} environment ==", flush=True)
-    return subprocess.run(command, cwd=ROOT, env=dict(os.environ), check=False).returncode
+def command(lane: str, *, fast: bool, arguments: list[str]) -> list[str]:
+    environment, paths = LANES[lane]
+    found = [str(ENVS / environment / "bin" / "python"), "-m", "pytest", *paths, *arguments]
+    return [*found, "-m", "not slow"] if fast else found
+
+
+def start(lane: str, *, fast: bool, arguments: list[str], output: int | None) -> subprocess.Popen:
+    line = command(lane, fast=fast, arguments=arguments)
+    # Two lanes must not share pytest's cache folder.
+    line += ["-o", f"cache_dir=.pytest_cache/{lane}"]
+    return subprocess.Popen(line, cwd=ROOT, env=dict(os.environ), stdout=output, stderr=output)
 
 
 def main(arguments: list[str]) -> int:
     fast = "--fast" in arguments
     rest = [item for item in arguments if item != "--fast"]
-    codes = {name: run(name, fast=fast, arguments=rest) for name in SUITES}
+    print("\n== trainer ==", flush=True)
+    codes = {"trainer": start("trainer", fast=fast, arguments=rest, output=None).wait()}
+    with tempfile.TemporaryFile("w+", errors="replace") as kept:
+        print("\n== airflow, beside it clusters ==", flush=True)
+        beside = start("clusters", fast=fast, arguments=rest, output=kept.fileno())
+        codes["airflow"] = start("airflow", fast=fast, arguments=rest, output=None).wait()
+        codes["clusters"] = beside.wait()
+        kept.seek(0)
+        print(f"\n== clusters ==\n{kept.read()}", flush=True)
     failed = [name for name, code in codes.items() if code]
     if failed:
         print(f"\nfailed: {', '.join(failed)}", flush=True)
