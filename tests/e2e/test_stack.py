@@ -38,10 +38,17 @@ LIMIT_S = 180
 IDLE_BYTES = 6e9
 
 
-def failures(stack, dag_id: str, dag_run_id: str) -> list[str]:
-    """Tasks that failed, for the message of a failed assertion."""
-    return [f"{task.task_id}[{task.map_index}]" for task in stack.api().tasks(dag_id, dag_run_id)
-            if task.state == "failed"]  # fmt: skip
+def failures(stack, dag_id: str, dag_run_id: str) -> str:
+    """Tasks that failed with the end of their logs, for the message of a failed assertion."""
+    api = stack.api()
+    found = []
+    for task in api.tasks(dag_id, dag_run_id):
+        if task.state == "failed":
+            path = f"/api/v2/dags/{dag_id}/dagRuns/{dag_run_id}/taskInstances/{task.task_id}/logs/1"
+            said = api.call("GET", path, params={"map_index": task.map_index})
+            lines = [str(line.get("event", line)) for line in said["content"][-25:]]
+            found.append("\n".join([f"{task.task_id}[{task.map_index}]", *lines]))
+    return "\n\n".join(found)
 
 
 def rows(stack, dag_run_id: str) -> list[dict[str, str]]:

@@ -17,6 +17,8 @@ reports_dir = "/tmp/reports"
 downloads_dir = "/tmp/downloads"
 sites_file = "/tmp/sites.toml"
 """
+
+
 @pytest.fixture
 def settings(tmp_path):
     path = tmp_path / "settings.toml"

@@ -82,27 +82,13 @@ def examine(
     What goes wrong with the probes is itself a failed check.
     """
     moment = checked_at or dt.datetime.now(dt.UTC).isoformat()
-
-    def told(
-        name: str, verdict: Verdict, measured: str, needed: str, fix: str = ""
-    ) -> EnvironmentCheck:
-        return EnvironmentCheck(
-            site=site.name,
-            checked_at=moment,
-            name=name,
-            measured=measured,
-            requirement=needed,
-            verdict=verdict,
-            detail=fix,
-            dag_run_id=dag_run_id,
-        )
-
+    told = _Teller(site=site.name, moment=moment, dag_run_id=dag_run_id)
     try:
         references = read_references(settings, site.name)
         probed = probe_site(
             site,
             backend,
-            name=f".probes-{time.time_ns():x}",
+            name=f"probes-{time.time_ns():x}",
             quick=thoroughness is Thoroughness.QUICK,
             nodes=nodes,
         )
@@ -119,9 +105,7 @@ def examine(
         _row(site, report, one, outliers, dag_run_id)
         for report, one in zip(reports, judged, strict=True)
     )
-    with open_store(settings.results_url) as store:
-        earlier = {row.report.node: row for row in reversed(recent_probes(store, site.name))}
-        save_probes(store, rows)
+    earlier = _kept(settings, rows, site.name)
     checks = (
         told("probes", *_of_problems(reports)),
         told("micro-benchmarks", *_of_numbers([one for node in judged for one in node])),
@@ -130,6 +114,37 @@ def examine(
     )
     bad = tuple(row.report.node for row in rows if row.verdict is Verdict.FAILED)
     return Examination(checks=checks, rows=rows, bad_nodes=bad)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class _Teller:
+    """Makes the checks of one verification."""
+
+    site: str
+    moment: str
+    dag_run_id: str
+
+    def __call__(
+        self, name: str, verdict: Verdict, measured: str, needed: str, fix: str = ""
+    ) -> EnvironmentCheck:
+        return EnvironmentCheck(
+            site=self.site,
+            checked_at=self.moment,
+            name=name,
+            measured=measured,
+            requirement=needed,
+            verdict=verdict,
+            detail=fix,
+            dag_run_id=self.dag_run_id,
+        )
+
+
+def _kept(settings: Settings, rows: Sequence[ProbeRow], site: str) -> dict[str, ProbeRow]:
+    """Store *rows* and return the newest earlier one of each node."""
+    with open_store(settings.results_url) as store:
+        earlier = {row.report.node: row for row in reversed(recent_probes(store, site))}
+        save_probes(store, rows)
+    return earlier
 
 
 def _with_services(settings: Settings, site: Site, probed: Probed) -> list[ProbeReport]:

@@ -81,7 +81,7 @@ def test_what_the_probes_found_is_judged_and_stored(settings, tmp_path):
     assert row.dag_run_id == "night"
     names = [one.name for one in row.report.measurements]
     assert "launch.start_to_end" in names, "timed on this side"
-    assert not list((tmp_path / "runs").glob(".probes*")), "its folder is gone"
+    assert not list((tmp_path / "runs").glob("probes*")), "its folder is gone"
 
 
 def test_a_defect_fails_the_check_and_names_node_and_fix(settings, tmp_path):
