@@ -15,6 +15,7 @@ class TaskInstance:
     task_id: str = "run_on_cpu"
     map_index: int = 0
     try_number: int = 1
+    max_tries: int = 2
     pushed: dict[str, Any] = field(default_factory=dict)
 
     def xcom_push(self, key: str, value: Any) -> None:

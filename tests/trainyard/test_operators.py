@@ -70,14 +70,14 @@ class Scene:
     def operator(self):
         from trainyard.operators.launch import TrainOperator
 
-        return TrainOperator(task_id="run_on_cpu", planned=self.reference)
+        return TrainOperator(task_id="run_on_cpu", planned=self.reference, retries=2)
 
-    def execute(self, try_number: int = 1):
-        """Return what ``execute`` gives, or the deferral it raises."""
+    def execute(self, try_number: int = 1, cleared: int = 0):
+        """Return what ``execute`` gives, or the deferral it raises; *cleared*: after which try."""
         from airflow.sdk.exceptions import TaskDeferred
 
         try:
-            return self.operator().execute(context(try_number=try_number))
+            return self.operator().execute(context(try_number=try_number, max_tries=cleared + 2))
         except TaskDeferred as deferred:
             return deferred
 
@@ -279,6 +279,18 @@ class TestRetries:
         assert scene.execute(try_number=2) == scene.run.paths.run_id
         assert scene.rows() == {scene.run.paths.run_id: "completed"}
         assert scene.row().try_number == 2
+
+    def test_a_failed_run_is_repeated_for_a_person_and_not_for_the_scheduler(self, scene):
+        scene.trainer("echo $$ >> starts; exit 3")
+        deferred = scene.execute()
+        scene.until_over()
+        with pytest.raises(RunFailedError, match="exit code 3"):
+            scene.complete(deferred)
+        with pytest.raises(RunFailedError, match="would end the same way"):
+            scene.execute(try_number=2)
+        assert scene.rows() == {scene.run.paths.run_id: "failed"}
+        scene.execute(try_number=2, cleared=1)
+        assert folder.newest_attempt(scene.run.paths) == 2
 
     def test_a_worker_that_died_while_completing_has_not_been_cleared(self, scene, monkeypatch):
         scene.trainer(trainers.SLEEPS)

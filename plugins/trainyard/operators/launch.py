@@ -8,13 +8,12 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.sdk import BaseOperator, ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.sdk import BaseOperator
 
 from trainer.contract import Status
 from trainyard.backends import Backend, Observation, State, claims, folder
 from trainyard.backends.identity import Claim, TaskIdentity
 from trainyard.errors import (
-    ConfigurationError,
     RunCancelledError,
     RunFailedError,
     RunLostError,
@@ -24,6 +23,7 @@ from trainyard.hooks.backends import backend_of
 from trainyard.logs import bind
 from trainyard.operators.abandoned import backend_beside, end_abandoned, identity_of
 from trainyard.operators.links import MLflowRunLink, RunFolderLink, SlurmJobLink
+from trainyard.operators.retries import RETRIES, refuse_repeat
 from trainyard.operators.standing import job_page, still_running, told_of_job
 from trainyard.paths import RunPaths
 from trainyard.settings import Settings, load_settings
@@ -36,21 +36,6 @@ if TYPE_CHECKING:
     from trainyard.store import RunRow
     from trainyard.triggers.base import RunWaiter
 
-RETRIES = ExceptionRetryPolicy(
-    rules=[
-        RetryRule(
-            exception=[ConfigurationError, RunFailedError, RunCancelledError],
-            action=RetryAction.FAIL,
-            reason="the same run would end the same way",
-        ),
-        RetryRule(
-            exception=[RunLostError, UnavailableError],
-            action=RetryAction.RETRY,
-            reason="the run itself is not at fault",
-        ),
-    ]
-)
-"""What is worth trying again."""
 _BACKSTOP = timedelta(minutes=2)
 _TRIGGER_FAILED = "__fail__"  # Airflow's name for "resume only to fail"
 _ON_KILL_GRACE_S = 2.0  # Airflow sends SIGKILL five seconds after on_kill began
@@ -153,6 +138,7 @@ class TrainOperator(BaseOperator):
 
     def _settle_earlier(self, context: Context) -> RunPaths:
         """Return the attempt to run, after recording one that nobody will continue."""
+        refuse_repeat(self._run.paths, context, self.retries or 0)
         paths = folder.attempt_to_run(self._run.paths)
         seen = self._backend.observe(paths)
         begun = seen.state is not State.NOT_STARTED

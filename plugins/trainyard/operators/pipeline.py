@@ -10,13 +10,14 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import TriggerRule
 
 from trainyard.operators.lanes import Lane, lanes
-from trainyard.operators.launch import RETRIES, TrainOperator
+from trainyard.operators.launch import TrainOperator
 from trainyard.operators.profile import (
     CompareProfilesOperator,
     PlanSuggestionOperator,
     ProfileOperator,
 )
 from trainyard.operators.reconcile import ReconcileSlurmOperator
+from trainyard.operators.retries import RETRIES
 from trainyard.operators.tasks import (
     FetchDatasetOperator,
     PlanStudyOperator,
