@@ -11,11 +11,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+TRAINER = ROOT / ".trainyard/envs/trainer/bin/python"
 
 PROGRAM = """#!{python}
 import json, os, pathlib, sys, time
 sys.path.insert(0, {root!r})
 control = pathlib.Path({control!r})
+if "-c" in sys.argv:  # a question about the environment: answered by the trainer's own
+    os.execv({trainer!r}, [{trainer!r}, *sys.argv[1:]])
 spec = next(word for word in sys.argv if word.endswith("/spec.json"))
 run_dir = pathlib.Path(spec).parent
 seed = json.loads(pathlib.Path(spec).read_text())["seed"]
@@ -41,6 +44,10 @@ def cluster_python(folder: Path) -> str:
     """Write the program into *folder*, whose files it takes its orders from; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "python"
-    file.write_text(PROGRAM.format(python=sys.executable, root=str(ROOT), control=str(folder)))
+    file.write_text(
+        PROGRAM.format(
+            python=sys.executable, root=str(ROOT), control=str(folder), trainer=str(TRAINER)
+        )
+    )
     file.chmod(0o755)
     return str(file)
