@@ -39,7 +39,7 @@ def test_every_file_is_applied_once_and_recorded_with_its_checksum(results_url):
             "schema_migrations", "studies", "runs", "run_metrics", "run_windows", "run_epochs",
             "run_flags", "run_checks", "datasets", "environment_checks", "run_jobs",
             "dag_run_audit", "dataset_versions", "run_artifacts", "profiles", "profile_shares",
-            "profile_recoverable", "profile_files",
+            "profile_recoverable", "profile_files", "probe_reports",
         }  # fmt: skip
 
 
