@@ -16,6 +16,7 @@ from pathlib import Path
 from trainer.contract import RunSpec
 from trainyard.backends import folder
 from trainyard.backends.base import JobUsage, Observation, State
+from trainyard.backends.slurm_usage import usage_of
 from trainyard.backends.slurm_verdict import interpret
 from trainyard.errors import ConfigurationError, UnavailableError
 from trainyard.launch import Launch
@@ -145,7 +146,7 @@ class SlurmBackend:
         if job.attempt is not None and job.attempt.job_id:
             jobs.add(job.attempt.job_id)
         try:
-            return (self._accounted(paths, jobs) if jobs else ()) or noted
+            return (self._accounted(paths, jobs, noted) if jobs else ()) or noted
         except SlurmError as error:
             LOG.warning("no accounting of run %s: %s", paths.run_id, error)
             return noted
@@ -251,28 +252,18 @@ class SlurmBackend:
 
     # -- accounting
 
-    def _accounted(self, paths: RunPaths, jobs: set[int]) -> tuple[JobUsage, ...]:
+    def _accounted(
+        self, paths: RunPaths, jobs: set[int], noted: Sequence[JobUsage]
+    ) -> tuple[JobUsage, ...]:
         if not self.profile.plan.use_sacct:
             return ()
-        run_names = {attempt.key for attempt in _attempts(paths)}
-        rows = [row for row in self.client.usage(jobs) if row.name in run_names]
-        rows.sort(key=lambda row: (row.submitted, row.job_id.base))
-        return tuple(
-            JobUsage(
-                cluster=self.profile.cluster,
-                job_id=row.job_id.base,
-                attempt=place,
-                state=row.state,
-                node_list=row.nodes,
-                source="sacct",
-                elapsed_s=row.elapsed_s,
-                cpu_s=row.cpu_s,
-                cpu_used_s=row.cpu_used_s,
-                gpu_s=row.gpu_s,
-                max_rss_bytes=row.max_rss_bytes,
-                energy_j=row.energy_j,
-            )
-            for place, row in enumerate(rows)
+        names = {attempt.key for attempt in _attempts(paths)}
+        return usage_of(
+            noted,
+            jobs,
+            ask=lambda ids: [row for row in self.client.usage(ids) if row.name in names],
+            cluster=self.profile.cluster,
+            sleep=self._sleep,
         )
 
 
