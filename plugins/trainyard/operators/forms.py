@@ -12,11 +12,21 @@ from airflow.sdk import CronTriggerTimetable, Param
 from trainer.contract import Control, Dataset, Model, Precision, Scaling
 from trainyard.errors import ConfigurationError
 from trainyard.form import NONE
+from trainyard.operators.fields import (
+    HOW,
+    SIZE,
+    WHAT,
+    WHERE,
+    choice,
+    count,
+    numbers,
+    several,
+    whole,
+)
 from trainyard.operators.lanes import known_sites
 from trainyard.presets import Preset
 from trainyard.settings import load_settings
 
-_WHERE, _WHAT, _HOW, _SIZE = "Where", "What", "Training", "How much"
 ALL_SITES = "all"
 """Choice of the reconciliation form."""
 
@@ -43,7 +53,7 @@ def site_form() -> dict[str, Param]:
             type="string",
             title="Site",
             description="Where the work runs; sites are the tables of the site file.",
-            section=_WHERE,
+            section=WHERE,
             **choices,
         )
     }
@@ -58,16 +68,15 @@ def probes_form() -> dict[str, Param]:
             enum=["none", "quick", "full"],
             title="Probes",
             description="Quick takes about ten seconds a node, full up to a minute.",
-            section=_SIZE,
+            section=SIZE,
         ),
-        "nodes_probed": Param(
+        "nodes_probed": count(
             1,
-            type="integer",
-            minimum=1,
-            maximum=1024,
-            title="Nodes to probe",
-            description="More than one only on a cluster; nodes are then compared with each other.",
-            section=_SIZE,
+            "Nodes to probe",
+            "More than one only on a cluster; nodes are then compared with each other.",
+            1,
+            1024,
+            SIZE,
         ),
     }
 
@@ -83,14 +92,14 @@ def reconcile_form() -> dict[str, Param]:
             enum=[ALL_SITES, *slurm],
             title="Site",
             description="Slurm site whose jobs are compared with the waiting tasks.",
-            section=_WHERE,
+            section=WHERE,
         ),
         "clean_up": Param(
             False,
             type="boolean",
             title="Clean up",
             description="Cancel jobs of Trainyard that no task waits for. Off: only report.",
-            section=_WHERE,
+            section=WHERE,
         ),
     }
 
@@ -110,7 +119,7 @@ def tier_form() -> dict[str, Param]:
             title="Priority tier",
             description="Slurm sites only: QOS, partition and Airflow priority of the runs. Empty: "
             "as the site has it.",
-            section=_WHERE,
+            section=WHERE,
         )
     }
 
@@ -127,7 +136,7 @@ def dataset_form() -> dict[str, Param]:
             description="digits: 1,797 handwritten digits, offline; cifar10: 60,000 photographs, "
             "163 MiB download; synthetic: made on the spot. A version can follow: digits@v1, "
             "digits@latest.",
-            section=_WHAT,
+            section=WHAT,
         )
     }
 
@@ -135,19 +144,15 @@ def dataset_form() -> dict[str, Param]:
 def work_form() -> dict[str, Param]:
     """Return what every training run needs to know beside its data."""
     return {
-        "model": _choice(
-            None, Model, "Network", "resnet18_small trains well on two cores.", section=_WHAT
-        ),
-        "precision": _choice(
-            None, Precision, "Precision", "Arithmetic; fp16 needs a GPU.", section=_HOW
-        ),
-        "per_rank_batch": _whole(
+        "model": choice(Model, "Network", "resnet18_small trains well on two cores.", WHAT),
+        "precision": choice(Precision, "Precision", "Arithmetic; fp16 needs a GPU.", HOW),
+        "per_rank_batch": whole(
             "Batch per rank", "Samples per rank and step (weak curve, single runs).", 1, 65536
         ),
-        "epochs": _whole("Epochs", "Passes over the training set; instead of steps.", 1, 1000),
-        "steps": _whole("Steps", "Optimizer steps; instead of epochs.", 1, 1_000_000),
-        "threads_per_rank": _whole("Threads per rank", "OMP_NUM_THREADS of every rank.", 1, 256),
-        "loader_workers": _whole("Loader workers", "DataLoader processes per rank.", 0, 64),
+        "epochs": whole("Epochs", "Passes over the training set; instead of steps.", 1, 1000),
+        "steps": whole("Steps", "Optimizer steps; instead of epochs.", 1, 1_000_000),
+        "threads_per_rank": whole("Threads per rank", "OMP_NUM_THREADS of every rank.", 1, 256),
+        "loader_workers": whole("Loader workers", "DataLoader processes per rank.", 0, 64),
         "learning_rate": Param(
             None,
             type=["number", "null"],
@@ -155,49 +160,37 @@ def work_form() -> dict[str, Param]:
             maximum=10,
             title="Learning rate",
             description="Peak learning rate. Empty: as the preset has it.",
-            section=_HOW,
+            section=HOW,
         ),
-        "base_seed": _whole("Seed", "Seed of the first repeat; the next ones add 1.", 0, 2**31 - 1),
+        "base_seed": whole("Seed", "Seed of the first repeat; the next ones add 1.", 0, 2**31 - 1),
     }
 
 
 def study_form() -> dict[str, Param]:
     """Return what a study varies and how often it measures."""
     return {
-        "preset": Param(
-            Preset.DEMO.value,
-            type="string",
-            enum=[member.value for member in Preset],
-            values_display={
-                "demo": "demo: 3 short repeats, minutes on two cores",
-                "standard": "standard: 5 repeats of 200 steps",
-                "thorough": "thorough: 10 repeats, three global batches",
-            },
-            title="Preset",
-            description="How much is measured; every field below overrides one value of it.",
-            section=_SIZE,
-        ),
-        "ranks": _numbers("Ranks", "Numbers of training processes.", [1, 2, 4, 8], 4096),
-        "global_batches": _numbers(
+        "preset": _preset(),
+        "ranks": numbers("Ranks", "Numbers of training processes.", [1, 2, 4, 8], 4096),
+        "global_batches": numbers(
             "Global batches",
             "Samples per step over all ranks, one strong curve each; every number of ranks must "
             "divide them.",
             [64, 128, 256, 512],
             1 << 20,
         ),
-        "modes": _several(
+        "modes": several(
             [Scaling.STRONG, Scaling.WEAK],
             "Scaling",
             "strong: global batch fixed. weak: batch per rank fixed.",
         ),
-        "controls": _several(
+        "controls": several(
             [*Control, NONE],
             "Controls",
             "Measurements that split the time per step; none leaves them out.",
         ),
         "profiler": _profiler(),
-        "repeats": _whole(
-            "Repeats", "Independent runs per configuration; 5 or more to compare.", 1, 100, _SIZE
+        "repeats": whole(
+            "Repeats", "Independent runs per configuration; 5 or more to compare.", 1, 100, SIZE
         ),
         "title": Param(
             None,
@@ -205,9 +198,26 @@ def study_form() -> dict[str, Param]:
             maxLength=200,
             title="Title",
             description="Title of the report. Empty: made from what is measured.",
-            section=_SIZE,
+            section=SIZE,
         ),
     }
+
+
+def _preset() -> Param:
+    """Return how much a study measures, unless other fields say otherwise."""
+    return Param(
+        Preset.DEMO.value,
+        type="string",
+        enum=[member.value for member in Preset],
+        values_display={
+            "demo": "demo: 3 short repeats, minutes on two cores",
+            "standard": "standard: 5 repeats of 200 steps",
+            "thorough": "thorough: 10 repeats, three global batches",
+        },
+        title="Preset",
+        description="How much is measured; every field below overrides one value of it.",
+        section=SIZE,
+    )
 
 
 def _profiler() -> Param:
@@ -220,7 +230,7 @@ def _profiler() -> Param:
         title="Profile",
         description="Profiles the configuration with most ranks once, after all measured "
         "runs; the report links its verdict. Empty: as the preset has it (demo: none).",
-        section=_SIZE,
+        section=SIZE,
     )
 
 
@@ -235,62 +245,6 @@ def single_run_form() -> dict[str, Param]:
             maxItems=1,
             title="Ranks",
             description="Number of training processes.",
-            section=_SIZE,
+            section=SIZE,
         )
     }
-
-
-def _choice(default: str | None, kind: type[Any], title: str, text: str, *, section: str) -> Param:
-    return Param(
-        default,
-        type=["string", "null"],
-        enum=[None, *(member.value for member in kind)],
-        title=title,
-        description=f"{text} Empty: as the preset has it.",
-        section=section,
-    )
-
-
-def _whole(title: str, text: str, least: int, most: int, section: str = _HOW) -> Param:
-    return Param(
-        None,
-        type=["integer", "null"],
-        minimum=least,
-        maximum=most,
-        title=title,
-        description=f"{text} Empty: as the preset has it.",
-        section=section,
-    )
-
-
-def _numbers(title: str, text: str, examples: list[int], most: int) -> Param:
-    return Param(
-        None,
-        type=["array", "null"],
-        # Airflow's form sends what is chosen here as text, whatever the type of the examples.
-        items={
-            "type": ["integer", "string"],
-            "minimum": 1,
-            "maximum": most,
-            "pattern": "^[1-9][0-9]*$",
-        },
-        uniqueItems=True,
-        examples=examples,
-        title=title,
-        description=f"{text} Empty: as the preset has it.",
-        section=_SIZE,
-    )
-
-
-def _several(choices: list[Any], title: str, text: str) -> Param:
-    values = [str(choice) for choice in choices]
-    return Param(
-        None,
-        type=["array", "null"],
-        items={"type": "string", "enum": values},
-        uniqueItems=True,
-        examples=values,
-        title=title,
-        description=f"{text} Empty: as the preset has it.",
-        section=_SIZE,
-    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from airflow.sdk import Param
 
 from trainer.contract import Profiler, Stall
+from trainyard.operators.fields import HOW, SIZE, count
 
-_HOW, _SIZE, _PLANTED = "Training", "How much", "Self-test"
+_PLANTED = "Self-test"
 
 
 def profile_form() -> dict[str, Param]:
@@ -24,16 +25,15 @@ def profile_form() -> dict[str, Param]:
             },
             title="Profiler",
             description="What captures the last steps of every rank.",
-            section=_HOW,
+            section=HOW,
         ),
-        "profile_steps": Param(
+        "profile_steps": count(
             12,
-            type="integer",
-            minimum=2,
-            maximum=200,
-            title="Captured steps",
-            description="Steps that are captured at the end; 10 to 20 steady ones are enough.",
-            section=_HOW,
+            "Captured steps",
+            "Steps that are captured at the end; 10 to 20 steady ones are enough.",
+            2,
+            200,
+            HOW,
         ),
         **_size_form(),
         **_stall_form(),
@@ -50,24 +50,22 @@ def _size_form() -> dict[str, Param]:
             maximum=1_000_000,
             title="Steps",
             description="Optimizer steps of each run: warm-up, timed windows, captured steps.",
-            section=_HOW,
+            section=HOW,
         ),
-        "repeats": Param(
+        "repeats": count(
             3,
-            type="integer",
-            minimum=1,
-            maximum=20,
-            title="Pairs",
-            description="Pairs of a plain and a profiled run; the cost of profiling has an "
-            "interval from 2 on.",
-            section=_SIZE,
+            "Pairs",
+            "Pairs of a plain and a profiled run; the cost of profiling has an interval from 2 on.",
+            1,
+            20,
+            SIZE,
         ),
         "try_suggestion": Param(
             False,
             type="boolean",
             title="Try the suggestion",
             description="Run the pairs again with the first field that the verdict suggests.",
-            section=_SIZE,
+            section=SIZE,
         ),
     }
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainyard.errors import ConfigurationError
 from trainyard.settings import load_settings
 from trainyard.sites import Site, load_sites
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
 
 CPU_POOL, GPU_POOL, SLURM_POOL = "trainyard_cpu", "trainyard_gpu", "trainyard_slurm"
 _WEIGHT = 10
@@ -59,3 +64,9 @@ def lanes() -> dict[str, Lane]:
             # Several clusters may have a tier of one name: the first one's pool and weight count.
             found.setdefault(f"{site.pool}/{tier.name}", lane)
     return found
+
+
+def leave_out(context: Context, tasks: Iterable[str]) -> None:
+    """Have the scheduler skip *tasks*: those of the lanes that no run of a plan goes through."""
+    # Where Airflow looks for what a branching task left out.
+    context["ti"].xcom_push("skipmixin_key", {"skipped": sorted(set(tasks))})

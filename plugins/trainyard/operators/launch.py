@@ -23,7 +23,7 @@ from trainyard.hooks.backends import backend_of
 from trainyard.logs import bind
 from trainyard.operators.abandoned import backend_beside, end_abandoned, identity_of
 from trainyard.operators.links import MLflowRunLink, RunFolderLink, SlurmJobLink
-from trainyard.operators.retries import RETRIES, refuse_repeat
+from trainyard.operators.retries import RUN_RETRIES, refuse_repeat
 from trainyard.operators.standing import job_page, still_running, told_of_job
 from trainyard.paths import RunPaths
 from trainyard.settings import Settings, load_settings
@@ -62,7 +62,7 @@ class TrainOperator(BaseOperator):
     ) -> None:
         """Keep the arguments; nothing is read before the task runs."""
         # Mapping passes every argument of Airflow's own, this one as None.
-        kwargs["retry_policy"] = kwargs.get("retry_policy") or RETRIES
+        kwargs["retry_policy"] = kwargs.get("retry_policy") or RUN_RETRIES
         super().__init__(**kwargs)
         self.planned = planned
         self.poll_interval_s = poll_interval_s

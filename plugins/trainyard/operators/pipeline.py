@@ -17,7 +17,7 @@ from trainyard.operators.profile import (
     ProfileOperator,
 )
 from trainyard.operators.reconcile import ReconcileSlurmOperator
-from trainyard.operators.retries import RETRIES
+from trainyard.operators.retries import RUN_RETRIES
 from trainyard.operators.tasks import (
     FetchDatasetOperator,
     PlanStudyOperator,
@@ -100,7 +100,7 @@ def _training(plan: Any, tasks: dict[str, Lane], prefix: str = "") -> list[Any]:
             map_index_template="{{ task.planned['label'] }}",
             retries=2,
             # What the class sets by itself, a mapped task does not have.
-            retry_policy=RETRIES,
+            retry_policy=RUN_RETRIES,
             doc_md=f"One training run per mapped task, measured in the pool {lane.pool}.",
         ).expand(planned=plan.output)
         for lane in {lane.task: lane for lane in tasks.values()}.values()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator, ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.sdk import BaseOperator
 from airflow.sdk.bases.skipmixin import SkipMixin
 
-from trainyard.errors import ConfigurationError, EnvironmentFailedError, ProfileError
+from trainyard.errors import ConfigurationError
 from trainyard.hooks.backends import backend_of
-from trainyard.operators.lanes import lane_of
+from trainyard.operators.lanes import lane_of, leave_out
 from trainyard.operators.links import MLflowRunLink, PerfettoLink, ReportLink, TimelineLink
+from trainyard.operators.retries import PROFILE_RETRIES
 from trainyard.settings import load_settings
 
 if TYPE_CHECKING:
@@ -20,18 +21,6 @@ if TYPE_CHECKING:
     from trainyard.profiling.publish import PublishedProfile
     from trainyard.study import StudyFile
 
-RETRIES = ExceptionRetryPolicy(
-    rules=[
-        RetryRule(
-            exception=[ConfigurationError, ProfileError, EnvironmentFailedError],
-            action=RetryAction.FAIL,
-            reason="the same traces say the same again",
-        )
-    ]
-)
-"""What is not worth trying again; everything else is a service that may come back."""
-_SKIPPED_KEY = "skipmixin_key"  # where Airflow looks for what a branching task left out
-
 
 class _ProfileTask(BaseOperator):
     """A task that reads traces and publishes a report."""
@@ -39,7 +28,7 @@ class _ProfileTask(BaseOperator):
     operator_extra_links = (ReportLink(), TimelineLink(), PerfettoLink(), MLflowRunLink())
 
     def __init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("retry_policy", RETRIES)
+        kwargs.setdefault("retry_policy", PROFILE_RETRIES)
         super().__init__(**kwargs)
         self.report_url = self.timeline_url = self.perfetto_url = self.mlflow_url = ""
 
@@ -126,7 +115,7 @@ class PlanSuggestionOperator(BaseOperator, SkipMixin):
         self, *, planned: Any, profiled: Any, lanes: Mapping[str, str], **kwargs: Any
     ) -> None:
         """Keep the arguments."""
-        kwargs.setdefault("retry_policy", RETRIES)
+        kwargs.setdefault("retry_policy", PROFILE_RETRIES)
         super().__init__(**kwargs)
         self.planned = planned
         self.profiled = profiled
@@ -153,15 +142,12 @@ class PlanSuggestionOperator(BaseOperator, SkipMixin):
         path = write_study(changed, TRIED)
         current = row["suggestion_from"]
         self.log.info("Trying %s = %s instead of %s", field, value, current)
-        self._skip(context, {*self.lanes.values()} - {task})
+        leave_out(context, {*self.lanes.values()} - {task})
         return references(path, changed)
 
     def _nothing(self, context: Context) -> list[dict[str, Any]]:
-        self._skip(context, {*self.lanes.values()})
+        leave_out(context, self.lanes.values())
         return []
-
-    def _skip(self, context: Context, tasks: set[str]) -> None:
-        context["ti"].xcom_push(_SKIPPED_KEY, {"skipped": sorted(tasks)})
 
 
 class CompareProfilesOperator(_ProfileTask):

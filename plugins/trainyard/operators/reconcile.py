@@ -13,7 +13,7 @@ from trainyard.backends.slurm import SlurmBackend
 from trainyard.hooks.slurm import access_of
 from trainyard.operators.abandoned import OVER, end_abandoned, identity_of
 from trainyard.operators.forms import ALL_SITES
-from trainyard.operators.tasks import RETRIES
+from trainyard.operators.retries import TASK_RETRIES
 from trainyard.settings import load_settings
 from trainyard.sites import Site, get_site, load_sites
 
@@ -34,7 +34,7 @@ class ReconcileSlurmOperator(BaseOperator):
         self, *, site: str = "{{ params.site }}", clean_up: str = "clean_up", **kwargs: Any
     ) -> None:
         """Keep the arguments."""
-        kwargs.setdefault("retry_policy", RETRIES)
+        kwargs.setdefault("retry_policy", TASK_RETRIES)
         super().__init__(**kwargs)
         self.site = site
         self.clean_up = clean_up

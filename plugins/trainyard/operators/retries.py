@@ -1,4 +1,4 @@
-"""Which failed tries of a training task are worth another one."""
+"""Which failed tries of a task are worth another one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from trainer.contract import Status
 from trainyard.backends import folder
 from trainyard.errors import (
     ConfigurationError,
+    DatasetError,
+    EnvironmentFailedError,
+    ProfileError,
     RunCancelledError,
     RunFailedError,
     RunLostError,
@@ -20,13 +23,17 @@ from trainyard.paths import RunPaths
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
-RETRIES = ExceptionRetryPolicy(
+
+def _never(reason: str, *errors: type[Exception]) -> RetryRule:
+    """Return the rule that none of *errors* is tried again."""
+    return RetryRule(
+        exception=[ConfigurationError, *errors], action=RetryAction.FAIL, reason=reason
+    )
+
+
+RUN_RETRIES = ExceptionRetryPolicy(
     rules=[
-        RetryRule(
-            exception=[ConfigurationError, RunFailedError, RunCancelledError],
-            action=RetryAction.FAIL,
-            reason="the same run would end the same way",
-        ),
+        _never("the same run would end the same way", RunFailedError, RunCancelledError),
         RetryRule(
             exception=[RunLostError, UnavailableError],
             action=RetryAction.RETRY,
@@ -34,7 +41,17 @@ RETRIES = ExceptionRetryPolicy(
         ),
     ]
 )
-"""What is worth trying again."""
+"""Training: a run that failed would fail again; one that was lost may succeed."""
+
+TASK_RETRIES = ExceptionRetryPolicy(
+    rules=[_never("it stays wrong until somebody changes it", DatasetError, EnvironmentFailedError)]
+)
+"""Tasks around runs; everything but these is a service that may come back."""
+
+PROFILE_RETRIES = ExceptionRetryPolicy(
+    rules=[_never("the same traces say the same again", ProfileError, EnvironmentFailedError)]
+)
+"""Analysis of profiles; everything but these is a service that may come back."""
 
 
 def refuse_repeat(paths: RunPaths, context: Context, retries: int) -> None:

@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator, ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.sdk import BaseOperator
 from airflow.sdk.bases.skipmixin import SkipMixin
 
 from trainer.contract import Dataset
-from trainyard.errors import ConfigurationError, DatasetError, EnvironmentFailedError
+from trainyard.errors import ConfigurationError, EnvironmentFailedError
 from trainyard.hooks.backends import backend_of
 from trainyard.hooks.slurm import access_of, completed, transport_of
 from trainyard.logs import bind
 from trainyard.operators.abandoned import identity_of
-from trainyard.operators.lanes import lane_of
+from trainyard.operators.lanes import lane_of, leave_out
 from trainyard.operators.links import MLflowRunLink, ReportLink
+from trainyard.operators.retries import TASK_RETRIES
 from trainyard.settings import Settings, load_settings
 from trainyard.sites import Site, get_site, load_sites
 
@@ -25,19 +26,6 @@ if TYPE_CHECKING:
 
     from trainyard.store import EnvironmentCheck
 
-_SKIPPED_KEY = "skipmixin_key"  # where Airflow looks for what a branching task left out
-
-RETRIES = ExceptionRetryPolicy(
-    rules=[
-        RetryRule(
-            exception=[ConfigurationError, DatasetError, EnvironmentFailedError],
-            action=RetryAction.FAIL,
-            reason="it stays wrong until somebody changes it",
-        )
-    ]
-)
-"""What is not worth trying again; everything else is a service that may come back."""
-
 
 class _SiteOperator(BaseOperator):
     """A task about one site, whose name is a template."""
@@ -45,7 +33,7 @@ class _SiteOperator(BaseOperator):
     template_fields: Sequence[str] = ("site",)
 
     def __init__(self, *, site: str = "{{ params.site }}", **kwargs: Any) -> None:
-        kwargs.setdefault("retry_policy", RETRIES)
+        kwargs.setdefault("retry_policy", TASK_RETRIES)
         super().__init__(**kwargs)
         self.site = site
 
@@ -233,8 +221,7 @@ class PlanStudyOperator(_SiteOperator, SkipMixin):
             self.mlflow_url = start_study(settings, study)
         for planned in study.plan.runs:
             self.log.info("block %s: %s (%s)", planned.block, planned.label, planned.spec.name)
-        others = sorted({*self.lanes.values()} - {study.task_id})
-        context["ti"].xcom_push(_SKIPPED_KEY, {"skipped": others})
+        leave_out(context, {*self.lanes.values()} - {study.task_id})
         return references(path, study)
 
 
@@ -252,7 +239,7 @@ class ReportOperator(BaseOperator):
 
     def __init__(self, *, planned: Any, **kwargs: Any) -> None:
         """Keep the arguments."""
-        kwargs.setdefault("retry_policy", RETRIES)
+        kwargs.setdefault("retry_policy", TASK_RETRIES)
         super().__init__(**kwargs)
         self.planned = planned
         self.report_url = ""
