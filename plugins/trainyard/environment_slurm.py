@@ -27,18 +27,38 @@ _UP = ("idle", "mix", "alloc", "comp")
 
 def cluster_checks(site: Site, access: Access) -> Checks:
     """Return the checks of the cluster behind *site*; what is not as needed is a finding."""
-    client = access.client()
-    known: list[ClusterProfile] = []
-    asking = threading.Lock()
+    cluster = _Cluster(site, access)
+    # Where commands run elsewhere, so do the nodes' programs: this host need not have them.
+    elsewhere = access.remote and site.apptainer is None
+    there: Checks = {"trainer": cluster.trainer} if elsewhere else {}
+    return {
+        **there,
+        "slurm controller": cluster.controller,
+        "slurm accounting": cluster.accounting,
+        "slurm partitions": cluster.partitions,
+        "slurm nodes": cluster.nodes,
+        "shared run folders": cluster.shared,
+    }
 
-    def profile() -> ClusterProfile:
-        with asking:  # the checks go on side by side
-            if not known:
-                known.append(probe(client))
-        return known[0]
 
-    def controller(_settings: Settings, _site: Site) -> Finding:
-        found = profile()
+class _Cluster:
+    """One cluster, asked once for what several checks look at."""
+
+    def __init__(self, site: Site, access: Access) -> None:
+        self._site = site
+        self._access = access
+        self._client = access.client()
+        self._known: ClusterProfile | None = None
+        self._asking = threading.Lock()
+
+    def _profile(self) -> ClusterProfile:
+        with self._asking:  # the checks go on side by side
+            if self._known is None:
+                self._known = probe(self._client)
+            return self._known
+
+    def controller(self, _settings: Settings, _site: Site) -> Finding:
+        found = self._profile()
         version = ".".join(f"{part:02}" for part in found.version)
         return Finding(
             verdict=Verdict.PASSED,
@@ -46,8 +66,8 @@ def cluster_checks(site: Site, access: Access) -> Checks:
             requirement="slurmctld answers, Slurm 20.11 or newer",
         )
 
-    def accounting(_settings: Settings, _site: Site) -> Finding:
-        found = profile()
+    def accounting(self, _settings: Settings, _site: Site) -> Finding:
+        found = self._profile()
         return Finding(
             verdict=Verdict.PASSED if found.accounting_answers else Verdict.WARNING,
             measured="slurmdbd answers" if found.accounting_answers else found.plan.why[0],
@@ -55,11 +75,11 @@ def cluster_checks(site: Site, access: Access) -> Checks:
             fix="" if found.accounting_answers else "nothing, or ask the administrators for it",
         )
 
-    def partitions(_settings: Settings, _site: Site) -> Finding:
-        return _partitions(site, profile())
+    def partitions(self, _settings: Settings, _site: Site) -> Finding:
+        return _partitions(self._site, self._profile())
 
-    def nodes(_settings: Settings, _site: Site) -> Finding:
-        states = [node.state for node in client.sinfo_nodes()]
+    def nodes(self, _settings: Settings, _site: Site) -> Finding:
+        states = [node.state for node in self._client.sinfo_nodes()]
         up = sum(state.startswith(_UP) and not state.endswith("*") for state in states)
         return Finding(
             verdict=Verdict.PASSED if up else Verdict.FAILED,
@@ -68,29 +88,18 @@ def cluster_checks(site: Site, access: Access) -> Checks:
             fix="" if up else "see `sinfo -R` for why the nodes are down",
         )
 
-    def shared(_settings: Settings, _site: Site) -> Finding:
-        check_shared(access.transport(), Path(site.runs_dir))
+    def shared(self, _settings: Settings, _site: Site) -> Finding:
+        check_shared(self._access.transport(), Path(self._site.runs_dir))
         return Finding(
             verdict=Verdict.PASSED,
-            measured=f"{site.runs_dir} is one folder here and there",
+            measured=f"{self._site.runs_dir} is one folder here and there",
             requirement="run folders on a file system shared with the cluster",
         )
 
-    def trainer(_settings: Settings, _site: Site) -> Finding:
-        command = [site.python, "-c", TRAINER_PROBE]
-        done = access.transport().run(command, timeout=TRAINER_PATIENCE_S)
-        return judge_trainer(site, done.rc, done.stdout, done.stderr)
-
-    # Where commands run elsewhere, so do the nodes' programs: this host need not have them.
-    there: Checks = {"trainer": trainer} if access.remote and site.apptainer is None else {}
-    return {
-        **there,
-        "slurm controller": controller,
-        "slurm accounting": accounting,
-        "slurm partitions": partitions,
-        "slurm nodes": nodes,
-        "shared run folders": shared,
-    }
+    def trainer(self, _settings: Settings, _site: Site) -> Finding:
+        command = [self._site.python, "-c", TRAINER_PROBE]
+        done = self._access.transport().run(command, timeout=TRAINER_PATIENCE_S)
+        return judge_trainer(self._site, done.rc, done.stdout, done.stderr)
 
 
 def _partitions(site: Site, profile: ClusterProfile) -> Finding:

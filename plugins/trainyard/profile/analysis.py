@@ -94,17 +94,6 @@ def _of_device(
             f"{rank.source}: rank {rank.rank} has device work, but none within its "
             f"{len(windows.start)} steps: the profiled window and the step ranges do not overlap"
         )
-    share = _sharing(frame)
-    fractions: dict[str, Estimate | None] = {
-        "gpu_busy": share("busy"),
-        "overlap": share("overlapped", "communication"),
-        **{
-            name: share(name)
-            for name in ("exposed_comm", "exposed_h2d", "data_gap", "host_gap", "sync_gap")
-        },
-        "idle": share("idle"),
-        "unexplained": share("unexplained"),
-    }
     # Reconciled against |W| - |K|, with parts that overlap nowhere.
     parts = [name for name in PART_COLUMNS[Mode.DEVICE] if name not in {"compute", "unexplained"}]
     residual = frame["window"] - frame["compute"] - frame[parts].sum(axis=1)
@@ -113,7 +102,7 @@ def _of_device(
         mode=Mode.DEVICE,
         windows=windows,
         frame=frame,
-        fractions=fractions,
+        fractions=_device_fractions(frame),
         pageable=pageable_share(rank, windows),
         data_basis=times.data_basis,
         kernels=kernel_table(rank, windows, counters),
@@ -130,6 +119,16 @@ def _of_device(
         },
         **_common(rank, windows, frame, residual),
     )
+
+
+def _device_fractions(frame: pd.DataFrame) -> dict[str, Estimate | None]:
+    share = _sharing(frame)
+    gaps = ("exposed_comm", "exposed_h2d", "data_gap", "host_gap", "sync_gap")
+    return {
+        "gpu_busy": share("busy"),
+        "overlap": share("overlapped", "communication"),
+        **{name: share(name) for name in (*gaps, "idle", "unexplained")},
+    }
 
 
 def _of_phases(

@@ -75,50 +75,9 @@ def device_times(rank: RankTrace, windows: Windows) -> DeviceTimes:
     """Return the parts of every window of *rank*, whose device did some work."""
     import pandas as pd
 
-    low, high = int(windows.start[0]), int(windows.end[-1])
-    work = rank.device
-    sets = {name: _union(work, mask, low, high) for name, mask in _masks(work).items()}
-    compute, collective, h2d, others = (sets[n] for n in ("compute", "collective", "h2d", "others"))
-    copies = iv.join(h2d, others)
-    busy = iv.join(compute, collective, copies)
-    idle = iv.complement(busy, low, high)
     waits, basis = _data_waits(rank, windows)
-    data = iv.intersect(idle, waits)
-    sync = iv.intersect(idle, _synchronising(rank, low, high))
-    host = iv.intersect(idle, _late_launches(rank, low, high))
-    exposed_comm = iv.subtract(collective, iv.join(compute, copies))
-    exposed_h2d = iv.subtract(h2d, iv.join(compute, collective))
-    apart_sync = iv.subtract(sync, data)
-    apart_host = iv.subtract(host, iv.join(data, sync))
+    parts = _parts(rank, waits, int(windows.start[0]), int(windows.end[-1]))
     known = len(rank.calls) > 0
-    spans = DeviceSpans(
-        compute=compute,
-        collective=collective,
-        exposed_comm=exposed_comm,
-        exposed_h2d=exposed_h2d,
-        other_copies=iv.subtract(iv.subtract(copies, compute), exposed_h2d),
-        data=data,
-        sync=apart_sync,
-        host=apart_host,
-        idle=idle,
-    )
-    parts = {
-        "busy": busy,
-        "compute": compute,
-        "communication": collective,
-        "overlapped": iv.intersect(collective, compute),
-        "exposed_comm": exposed_comm,
-        "h2d": h2d,
-        "exposed_h2d": exposed_h2d,
-        "other_copies": spans.other_copies,
-        "idle": idle,
-        "data_gap": data,
-        "sync_gap": sync,
-        "host_gap": host,
-        "data": data,
-        "sync": apart_sync,
-        "host": apart_host,
-    }
     frame = pd.DataFrame(
         {
             "window": windows.length.astype(np.float64),
@@ -131,7 +90,49 @@ def device_times(rank: RankTrace, windows: Windows) -> DeviceTimes:
     unknown = ([] if basis else ["data_gap"]) + ([] if known else ["sync_gap", "host_gap"])
     frame[unknown] = np.nan
     frame["unexplained"] = frame["idle"] - frame["data"] - frame["sync"] - frame["host"]
+    spans = DeviceSpans(
+        compute=parts["compute"],
+        collective=parts["communication"],
+        exposed_comm=parts["exposed_comm"],
+        exposed_h2d=parts["exposed_h2d"],
+        other_copies=parts["other_copies"],
+        data=parts["data"],
+        sync=parts["sync"],
+        host=parts["host"],
+        idle=parts["idle"],
+    )
     return DeviceTimes(frame=frame, spans=spans, data_basis=basis, has_calls=known)
+
+
+def _parts(rank: RankTrace, waits: Spans, low: int, high: int) -> dict[str, Spans]:
+    """Return every part by its column; *waits*: when the host waited for data."""
+    work = rank.device
+    sets = {name: _union(work, mask, low, high) for name, mask in _masks(work).items()}
+    compute, collective, h2d, others = (sets[n] for n in ("compute", "collective", "h2d", "others"))
+    copies = iv.join(h2d, others)
+    busy = iv.join(compute, collective, copies)
+    idle = iv.complement(busy, low, high)
+    data = iv.intersect(idle, waits)
+    sync = iv.intersect(idle, _synchronising(rank, low, high))
+    host = iv.intersect(idle, _late_launches(rank, low, high))
+    exposed_h2d = iv.subtract(h2d, iv.join(compute, collective))
+    return {
+        "busy": busy,
+        "compute": compute,
+        "communication": collective,
+        "overlapped": iv.intersect(collective, compute),
+        "exposed_comm": iv.subtract(collective, iv.join(compute, copies)),
+        "h2d": h2d,
+        "exposed_h2d": exposed_h2d,
+        "other_copies": iv.subtract(iv.subtract(copies, compute), exposed_h2d),
+        "idle": idle,
+        "data_gap": data,
+        "sync_gap": sync,
+        "host_gap": host,
+        "data": data,
+        "sync": iv.subtract(sync, data),
+        "host": iv.subtract(host, iv.join(data, sync)),
+    }
 
 
 def _masks(work: Events) -> dict[str, Array]:

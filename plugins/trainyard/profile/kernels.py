@@ -13,6 +13,8 @@ from trainyard.profile.model import Kind, OperatorCost
 from trainyard.profile.names import normalised
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from trainyard.profile.counters import Counters
     from trainyard.profile.model import RankTrace
     from trainyard.profile.steps import Windows
@@ -112,6 +114,25 @@ def kernel_table(
     rank: RankTrace, windows: Windows, counters: dict[str, Counters] | None = None
 ) -> KernelTable:
     """Return the kernels that begin in *windows*, with *counters* from Nsight Compute if given."""
+    steps = len(windows.start)
+    costs = {normalised(cost.name): cost for cost in rank.costs}
+    kernels = [
+        _judged(plain, steps, counters or {}, costs.get(plain.name))
+        for plain in _plain(rank, windows)
+    ]
+    kernels.sort(key=lambda item: -item.total_ns)
+    calls, short = sum(item.calls for item in kernels), sum(item.short for item in kernels)
+    return KernelTable(
+        kernels=tuple(kernels),
+        launches_per_step=calls / max(1, steps),
+        short_share=short / calls if calls else 0.0,
+        efficiency=_efficiency(kernels),
+        tensor_share=_tensor_share(kernels),
+    )
+
+
+def _plain(rank: RankTrace, windows: Windows) -> Iterator[Kernel]:
+    """Yield what the trace alone says of every kernel name."""
     work = rank.device
     steps = len(windows.start)
     step = np.searchsorted(windows.start, work.start, side="right") - 1
@@ -131,10 +152,8 @@ def kernel_table(
     collective = np.zeros(len(names), dtype=bool)
     collective[group[work.kind[inside] == Kind.COLLECTIVE]] = True
     whole = float(per_step.sum())
-    costs = {normalised(cost.name): cost for cost in rank.costs}
-    kernels = []
     for place, name in enumerate(names):
-        plain = Kernel(
+        yield Kernel(
             name=name,
             collective=bool(collective[place]),
             calls=int(calls[place]),
@@ -146,21 +165,11 @@ def kernel_table(
             basis=NAMES,
             tensor=None if collective[place] else _TENSOR.search(name) is not None,
         )
-        kernels.append(_judged(plain, steps, counters or {}, costs.get(name)))
-    kernels.sort(key=lambda item: -item.total_ns)
-    return KernelTable(
-        kernels=tuple(kernels),
-        launches_per_step=float(calls.sum()) / max(1, steps),
-        short_share=float(short.sum()) / float(calls.sum()) if calls.sum() else 0.0,
-        efficiency=_efficiency(kernels),
-        tensor_share=_tensor_share(kernels),
-    )
 
 
 def _judged(
     kernel: Kernel, steps: int, counters: dict[str, Counters], cost: OperatorCost | None
 ) -> Kernel:
-
     found = None if kernel.collective else counters_.matching(kernel.name, counters)
     small = kernel.mean_ns < SHORT_NS and kernel.calls >= MANY_PER_STEP * steps
     if found is None:

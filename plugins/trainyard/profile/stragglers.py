@@ -10,7 +10,7 @@ is waiting.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -65,53 +65,57 @@ def stragglers_of(
         seen = ", ".join(str(len(item.start)) for item in windows)
         return None, f"the ranks were profiled over different numbers of steps ({seen})"
     found = [_collectives(rank, item) for rank, item in zip(trace.ranks, windows, strict=True)]
-    if not all(start.size for start, _, _ in found):
+    if not all(item.step.size for item in found):
         return None, "some rank has no collective in its steps"
     steps = len(windows[0].start)
-    per_step = np.stack([np.bincount(step, minlength=steps) for _, _, step in found])
-    equal = (per_step == per_step[0]).all(axis=0)
-    kept = [equal[step] for _, _, step in found]
-    start = np.stack([item[0][mask] for item, mask in zip(found, kept, strict=True)])
-    end = np.stack([item[1][mask] for item, mask in zip(found, kept, strict=True)])
-    step = found[0][2][kept[0]]
-    unmatched = int(found[0][0].size - step.size)
+    start, end, step = _matched(found, steps)
     if not step.size:
         return None, "no step has the same number of collectives on every rank"
     aligned = trace.aligned and meet(start, end) >= MEETING
     wait, last = _waits(start, end, aligned=aligned)
-    waiting = np.stack([np.bincount(step, weights=row, minlength=steps) for row in wait])
-    open_ = np.stack(
-        [
-            iv.lengths(
-                iv.intersect(iv.union(start[place], start[place] + wait[place]), exposed[place]),
-                windows[place].start,
-                windows[place].end,
-            )
-            for place in range(len(found))
-        ]
+    open_ = [
+        iv.lengths(iv.intersect(iv.union(begin, begin + row), open_comm), item.start, item.end)
+        for begin, row, open_comm, item in zip(start, wait, exposed, windows, strict=True)
+    ]
+    made = Stragglers(
+        matched=int(step.size),
+        unmatched=int(found[0].step.size - step.size),
+        basis=ARRIVALS if aligned else DURATIONS,
+        last=np.bincount(last, minlength=len(found)),
+        waiting=np.stack([np.bincount(step, weights=row, minlength=steps) for row in wait]),
+        exposed=np.stack(open_).astype(np.float64),
     )
-    return (
-        Stragglers(
-            matched=int(step.size),
-            unmatched=unmatched,
-            basis=ARRIVALS if aligned else DURATIONS,
-            last=np.bincount(last, minlength=len(found)),
-            waiting=waiting,
-            exposed=open_.astype(np.float64),
-        ),
-        "",
-    )
+    return made, ""
 
 
-def _collectives(rank: RankTrace, windows: Windows) -> tuple[Array, Array, Array]:
-    """Return start, end and step of the collectives of *rank*, in order."""
+def _matched(found: list[_Collectives], steps: int) -> tuple[Array, Array, Array]:
+    """Return the collectives of those steps that have the same number of them on every rank.
+
+    Start and end have shape (ranks, collectives), the step of each (collectives,).
+    """
+    per_step = np.stack([np.bincount(item.step, minlength=steps) for item in found])
+    equal = (per_step == per_step[0]).all(axis=0)
+    start = np.stack([item.start[equal[item.step]] for item in found])
+    end = np.stack([item.end[equal[item.step]] for item in found])
+    return start, end, found[0].step[equal[found[0].step]]
+
+
+class _Collectives(NamedTuple):
+    """The collectives of one rank, in order; arrays of one length."""
+
+    start: Array
+    end: Array
+    step: Array
+
+
+def _collectives(rank: RankTrace, windows: Windows) -> _Collectives:
     if rank.on_device:
         work = rank.device.where(rank.device.kind == Kind.COLLECTIVE)
     else:
         work = phase_ranges(rank, "collective")
     step = np.searchsorted(windows.start, work.start, side="right") - 1
     inside = (step >= 0) & (work.start < windows.end[np.maximum(step, 0)])
-    return work.start[inside], work.end[inside], step[inside]
+    return _Collectives(work.start[inside], work.end[inside], step[inside])
 
 
 def meet(start: Array, end: Array) -> float:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainyard.errors import ProfileError
-from trainyard.profile.model import NONE, Copy, Kind
+from trainyard.profile.model import COLUMNS, NONE, Copy, Kind
 from trainyard.profile.names import collective_places
 
 if TYPE_CHECKING:
@@ -32,17 +32,9 @@ MEMORY_KINDS = {0: "PAGEABLE", 1: "PINNED"}
 PID = "/ 16777216 % 16777216"
 """globalPid and globalTid hold the process id in bits 24 to 47 (nsys User Guide)."""
 
+# Device work belongs to a process; which of its threads launched it, the calls say.
 DEVICE: Kinds = {
-    "start": np.int64,
-    "end": np.int64,
-    "name": np.int32,
-    "kind": np.int8,
-    "stream": np.int32,
-    "device": np.int16,
-    "correlation": np.int64,
-    "bytes": np.int64,
-    "copy": np.int8,
-    "pageable": np.int8,
+    **{name: kind for name, kind in COLUMNS.items() if name != "thread"},
     "pid": np.int32,
 }
 HOST: Kinds = {"start": np.int64, "end": np.int64, "name": np.int32, "thread": np.int64}
