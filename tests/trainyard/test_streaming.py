@@ -313,6 +313,22 @@ class TestRestore:
         assert found.read_bytes() == BIG[:10_000]
         assert len(list(found.parent.iterdir())) == 1
 
+    @pytest.mark.parametrize("last", ["step", "finish"])
+    def test_a_list_that_the_store_did_not_take_is_written_later(
+        self, settings, paths, tmp_path, last
+    ):
+        """Else the newest checkpoint is stored and nobody who resumes the run can know."""
+        checkpoint(paths, 10)
+        with proxy_to(settings.s3_endpoint) as proxy:
+            proxy.refuse = lambda line: line.startswith("PUT") and "index.json" in line
+            with pytest.raises(UnavailableError):
+                Streamer(through(settings, proxy), paths, timeout_s=1).step()
+            assert restore(settings, "run-1", tmp_path / "elsewhere") is None
+            proxy.refuse = lambda line: False
+            done = getattr(Streamer(through(settings, proxy), paths), last)()
+            assert (done.sent, done.stored, done.missing) == (0, 1, 0)
+        assert restore(settings, "run-1", tmp_path / "elsewhere").read_bytes() == b"weights"
+
     def test_none_is_stored(self, settings, tmp_path):
         ObjectStore(settings).ensure_bucket()
         assert restore(settings, "run-1", tmp_path) is None
@@ -321,8 +337,11 @@ class TestRestore:
         store = ObjectStore(settings)
         store.ensure_bucket()
         entry = {"name": "../../x", "size_bytes": 1, "sha256": "0"}
-        store.put_json("checkpoints/run-1/index.json", {"checkpoints": [entry, 5]})
-        assert restore(settings, "run-1", tmp_path / "to") is None
+        good = {"name": "step-0000000010.pt", "size_bytes": 1, "sha256": "0"}
+        halves = [{"name": good["name"]}, {**good, "size_bytes": "much"}, {**good, "name": None}]
+        for listed in ([entry, 5, *halves], 7, {"name": 1}):
+            store.put_json("checkpoints/run-1/index.json", {"checkpoints": listed})
+            assert restore(settings, "run-1", tmp_path / "to") is None
         assert not (tmp_path / "x").exists()
 
     def test_the_store_is_down(self, settings, tmp_path):

@@ -52,6 +52,8 @@ class Ledger:
     """By name."""
     begun: dict[str, Begun] = field(default_factory=dict)
     """By name."""
+    indexed: str = ""
+    """Digest of the list of checkpoints that the store has; another one is to be written."""
 
     @classmethod
     def read(cls, path: Path) -> Ledger:
@@ -60,15 +62,21 @@ class Ledger:
             data = json.loads(path.read_text())
             done = [decode(Uploaded, item, "uploaded") for item in data["uploaded"]]
             begun = [decode(Begun, item, "begun") for item in data["begun"]]
+            indexed = str(data.get("indexed", ""))
         except (OSError, ValueError, KeyError, TypeError, ContractError):
             return cls()
-        return cls(uploaded={one.name: one for one in done}, begun={one.name: one for one in begun})
+        return cls(
+            uploaded={one.name: one for one in done},
+            begun={one.name: one for one in begun},
+            indexed=indexed,
+        )
 
     def write(self, path: Path) -> None:
         """Replace *path* in one step."""
         data = {
             "uploaded": [encode(one) for one in self.uploaded.values()],
             "begun": [encode(one) for one in self.begun.values()],
+            "indexed": self.indexed,
         }
         write_atomically(path, json.dumps(data, indent=1))
 

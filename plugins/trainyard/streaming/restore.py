@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from pathlib import Path
@@ -45,12 +46,15 @@ def restore(settings: Settings, run_id: str, folder: Path) -> Path | None:
 
 
 def _listed(document: Any) -> list[tuple[str, int, str]]:
-    found = document.get("checkpoints", []) if isinstance(document, dict) else []
-    return [
-        (str(one["name"]), int(one["size_bytes"]), str(one["sha256"]))
-        for one in found
-        if isinstance(one, dict) and _NAME.fullmatch(str(one.get("name")))
-    ]
+    """Return (name, bytes, SHA-256) of what the index lists; anything else in it is passed over."""
+    found = document.get("checkpoints") if isinstance(document, dict) else None
+    listed = []
+    for one in found if isinstance(found, list) else []:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            entry = (str(one["name"]), int(one["size_bytes"]), str(one["sha256"]))
+            if _NAME.fullmatch(entry[0]):
+                listed.append(entry)
+    return listed
 
 
 def restore_lost(settings: Settings, run: StudyRun, paths: RunPaths) -> Path | None:

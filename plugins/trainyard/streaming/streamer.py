@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -86,6 +88,7 @@ class Streamer:
         with self._alone():
             now = time.time()
             sent = 0
+            self._write_index()
             for name, size, mtime_ns in self._finished(now):
                 sent += self._send(name, size, mtime_ns)
             self._prune()
@@ -98,12 +101,12 @@ class Streamer:
         """
         with self._alone():
             sent, complaint = 0, ""
-            for name, size, mtime_ns in files_of(self._paths):
-                try:
+            try:
+                self._write_index()
+                for name, size, mtime_ns in files_of(self._paths):
                     sent += self._send(name, size, mtime_ns)
-                except (UnavailableError, ConfigurationError) as error:
-                    complaint = str(error)
-                    break  # the next one would wait for the same silence
+            except (UnavailableError, ConfigurationError) as error:
+                complaint = str(error)  # the next file would wait for the same silence
             self._prune()
             return self._count(sent, complaint)
 
@@ -202,7 +205,11 @@ class Streamer:
             self._ready_at = max(self._ready_at, now) + size / rate
 
     def _write_index(self) -> None:
-        """List the stored checkpoints for whoever resumes the run elsewhere."""
+        """List the stored checkpoints for whoever resumes the run elsewhere.
+
+        The store may take a checkpoint and not the list: what it has is remembered, so that every
+        later look writes a list that was not taken.
+        """
         listed = [
             {
                 "name": one.name.rpartition("/")[2],
@@ -212,7 +219,11 @@ class Streamer:
             for name, one in sorted(self._ledger.uploaded.items())
             if name.startswith(f"{CHECKPOINTS}/")
         ]
-        self._store.put_json(index_key(self._paths.run_id), {"checkpoints": listed})
+        digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest() if listed else ""
+        if digest != self._ledger.indexed:
+            self._store.put_json(index_key(self._paths.run_id), {"checkpoints": listed})
+            self._ledger.indexed = digest
+            self._remember()
 
     def _prune(self) -> None:
         """Remove checkpoints here that are stored there, all but the newest few."""
