@@ -158,7 +158,8 @@ def _body(
     if docker.network == "none":
         # Ranks of one container meet under its host name, and only this one resolves there.
         body["Hostname"] = "localhost"
-    elif docker.network != "host":
+    elif docker.network != "host" and not docker.network.startswith("container:"):
+        # Whoever shares a network also shares its name; the engine refuses another one.
         body["Hostname"] = container_name(paths, rank)
     return body
 

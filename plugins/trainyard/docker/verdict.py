@@ -114,7 +114,7 @@ def _ended_part(planned: Planned, part: Part) -> tuple[State, int | None, str]:
         limit = f"its limit of {planned.memory_bytes} bytes" if planned.memory_bytes else "a limit"
         detail = f"{who} ran out of memory ({limit}): raise docker.memory_bytes or lower the batch"
         return State.KILLED, code, detail
-    if ended.error:
+    if ended.error and code:
         return State.EXITED, code, f"{who} could not be started: {ended.error}"
     if not part.reported:
         return _unreported(code, who)

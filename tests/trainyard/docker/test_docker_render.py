@@ -102,6 +102,21 @@ def test_the_full_site_has_every_optional_field_on_and_the_minimal_one_off():
             assert getattr(MINIMAL.docker, field.name) == field.default, field.name
 
 
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        ("none", "localhost"),
+        ("bridge", "ty-study-run-on-cpu-0-12345678-"),
+        ("host", None),
+        ("container:vpn", None),
+    ],
+)
+def test_a_container_has_a_host_name_of_its_own_only_in_a_network_of_its_own(network, name):
+    site = replace(MINIMAL, docker=replace(MINIMAL.docker, network=network))
+    found = launch(ALONE, site, PATHS).containers[0].body(FACTS).get("Hostname")
+    assert found == name or (name and found.startswith(name))
+
+
 def host_of(spec, site, index=0):
     return launch(spec, site, PATHS).containers[index].body(FACTS)["HostConfig"]
 

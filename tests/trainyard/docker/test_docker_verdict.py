@@ -110,6 +110,11 @@ def test_what_is_not_over_is_running(status):
             State.EXITED,
             "could not be started: no bash",
         ),
+        (
+            replace(GOOD, begun=False, reported=False, ended=ended(0, error="an odd engine")),
+            State.LOST,
+            "the engine says 0, but its wrapper left no",
+        ),
     ],
 )
 def test_anything_less_is_no_success(part, state, words):
