@@ -63,7 +63,9 @@ def tried_sentence(change: str, speedup: Estimate | None) -> str:
     ends = ""
     if speedup.low is not None and speedup.high is not None:
         ends = f" (95 % interval {number(speedup.low)} to {number(speedup.high)})"
-    doubt = " The interval holds 1: it may have changed nothing." if speedup.contains(1.0) else ""
+    doubt = ""
+    if speedup.contains(1.0):
+        doubt = " The interval holds 1: these runs cannot tell it from no change; more pairs can."
     return f"{change}: {number(speedup.value)} times the throughput{ends}.{doubt}"
 
 
