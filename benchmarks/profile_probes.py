@@ -1,9 +1,10 @@
 """The probes against established native benchmarks beside them: likwid-bench and OpenBLAS.
 
-Rounds are interleaved, so that a drift of the machine meets all of them alike; each figure is the
-median of the rounds' ratios with its 95 % bootstrap interval. likwid-bench comes from Debian's
-package, unpacked below ``.trainyard``; OpenBLAS is the library that NumPy brings, driven by a C
-program that this compiles, with neither Python nor torch around it.
+Every probe stands between two runs of its counterpart, so that a drift of the machine meets both
+alike; each figure is the median of the rounds' ratios with its 95 % bootstrap interval.
+likwid-bench comes from Debian's package, unpacked below ``.trainyard``; OpenBLAS is the library
+that NumPy brings, driven by a C program that this compiles, with neither Python nor torch around
+it.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ TRAINER = ROOT / ".trainyard/envs/trainer/bin/python"
 LIKWID = ROOT / ".trainyard/likwid"
 PACKAGES = ("likwid", "libhwloc15", "liblua5.3-0")
 KERNELS = {
-    "avx512f": ("stream_mem_avx512", "stream_avx512"),
-    "avx2": ("stream_mem_avx", "stream_avx"),
+    "avx512f": ("stream_mem_avx512", "stream_mem_avx", "stream_avx512", "stream"),
+    "avx2": ("stream_mem_avx", "stream_avx", "stream"),
 }
-"""STREAM's triad in double precision, with and without stores past the cache; the best counts."""
+"""STREAM's triad in double precision, with (``_mem_``) and without stores past the cache."""
+ITERATIONS = 96
+"""Passes of a likwid run, about half a second: short ones stand close to the probes' own."""
 SIZE = 2048
 DRIVER = r"""
 #include <dlfcn.h>
@@ -68,29 +71,70 @@ def measure(rounds: int = 7) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="trainyard-probes-") as name:
         folder = Path(name)
         figures: dict[str, Any] = {"probe_suite_s": suite_seconds(folder)}
-        natives: dict[str, Callable[[], float]] = {"matmul": openblas(folder)}
+        parts = [("matmul", openblas(folder), matmul_ratios)]
         if (stream := likwid()) is not None:
-            natives["triad"] = stream
-        ratios: dict[str, list[float]] = {}
-        kept = tried = 0
-        while kept < rounds and tried < 3 * rounds:
-            tried += 1
-            native = {name: run() for name, run in natives.items()}
-            reached, disturbed = probes(folder)
-            if disturbed:  # the probes noticed other programs: neither side of the round counts
-                continue
-            kept += 1
-            blas = max(reached["cpu.matmul_fp32"], reached["cpu.matmul_fp32_numpy"])
-            ratios.setdefault("matmul_vs_openblas", []).append(blas / native["matmul"])
-            torch_alone = reached["cpu.matmul_fp32"] / native["matmul"]
-            ratios.setdefault("matmul_torch_vs_openblas", []).append(torch_alone)
-            if "triad" in native:
-                triad = reached["memory.triad"] / native["triad"]
-                ratios.setdefault("triad_vs_stream", []).append(triad)
-    for figure, values in ratios.items():
-        figures |= summary(figure, values)
-    figures |= {"probe_rounds": kept, "probe_rounds_disturbed": tried - kept}
+            parts.append(("memory", stream, triad_ratios))
+        for part, native, ratios in parts:
+            made, disturbed = compared(folder, part, native, rounds)
+            for figure, values in ratios(made).items() if made else ():
+                figures |= summary(figure, values)
+            figures |= {f"{part}_rounds": len(made), f"{part}_rounds_disturbed": disturbed}
     return figures
+
+
+Reached = dict[str, float]
+Round = tuple[Reached, Reached]
+"""What the probe reached, and what its counterparts did beside it."""
+
+
+def compared(
+    folder: Path, part: str, native: Callable[[], Reached], rounds: int
+) -> tuple[list[Round], int]:
+    """Return *rounds* rounds of the probe *part*, and how many did not count.
+
+    A round is native, probe, native: what the machine gave just before and just after. One in
+    which the probe noticed other programs is made again, at most twice as often as asked for.
+    """
+    made: list[Round] = []
+    disturbed = 0
+    while len(made) < rounds and disturbed < 2 * rounds:
+        before = native()
+        reached, busy = probes(folder, part)
+        after = native()
+        if busy:
+            disturbed += 1
+        else:
+            made.append((reached, {name: (before[name] + after[name]) / 2 for name in before}))
+    return made, disturbed
+
+
+def matmul_ratios(made: list[Round]) -> dict[str, list[float]]:
+    """Return what the probe's best product reaches of OpenBLAS, and what torch's does."""
+    either = best([reached for reached, _ in made], lambda name: "fp32" in name)
+    return {
+        "matmul_vs_openblas": [r[either] / n["openblas"] for r, n in made],
+        "matmul_torch_vs_openblas": [r["cpu.matmul_fp32"] / n["openblas"] for r, n in made],
+    }
+
+
+def triad_ratios(made: list[Round]) -> dict[str, list[float]]:
+    """Return what the probe's best triad reaches of likwid's best, and torch's of ordinary ones.
+
+    Torch stores through the cache; its counterparts are the kernels of likwid that do as well.
+    """
+    natives = [beside for _, beside in made]
+    any_store, ordinary = best(natives), best(natives, lambda name: "_mem_" not in name)
+    own = best([reached for reached, _ in made])
+    return {
+        "triad_vs_stream": [r[own] / n[any_store] for r, n in made],
+        "triad_torch_vs_stream": [r["memory.triad"] / n[ordinary] for r, n in made],
+    }
+
+
+def best(rounds: list[Reached], wanted: Callable[[str], bool] = lambda _: True) -> str:
+    """Return the *wanted* name with the greatest median: the best of each round is noise's."""
+    names = [name for name in rounds[0] if wanted(name)]
+    return max(names, key=lambda name: float(np.median([one[name] for one in rounds])))
 
 
 def suite_seconds(folder: Path) -> float:
@@ -100,9 +144,9 @@ def suite_seconds(folder: Path) -> float:
     return round(time.perf_counter() - begin, 2)
 
 
-def probes(folder: Path) -> tuple[dict[str, float], bool]:
-    """Return what the probes of one round reached, and whether other programs disturbed them."""
-    made = probe(folder, ("--quick", "--only", "memory,matmul"))["measurements"]
+def probes(folder: Path, part: str) -> tuple[Reached, bool]:
+    """Return what the probe *part* reached, and whether other programs disturbed it."""
+    made = probe(folder, ("--quick", "--only", part))["measurements"]
     disturbed = any("foreign load" in one["why"] for one in made)
     return {one["name"]: float(one["value"]) for one in made}, disturbed
 
@@ -115,7 +159,7 @@ def probe(folder: Path, options: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def openblas(folder: Path) -> Callable[[], float]:
+def openblas(folder: Path) -> Callable[[], Reached]:
     """Return what runs a C program over NumPy's OpenBLAS and returns FLOP/s, the median of ten."""
     source, program = folder / "driver.c", folder / "driver"
     source.write_text(DRIVER)
@@ -123,17 +167,18 @@ def openblas(folder: Path) -> Callable[[], float]:
     where = TRAINER.parents[1] / "lib"
     (library,) = where.glob("python3.*/site-packages/numpy.libs/libscipy_openblas64_*.so")
 
-    def run() -> float:
+    def run() -> Reached:
         env = os.environ | {"OPENBLAS_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
         command = [str(program), str(library), str(SIZE)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-        return 2 * SIZE**3 / float(np.median([float(line) for line in done.stdout.split()]))
+        seconds = float(np.median([float(line) for line in done.stdout.split()]))
+        return {"openblas": 2 * SIZE**3 / seconds}
 
     return run
 
 
-def likwid() -> Callable[[], float] | None:
-    """Return what runs likwid-bench's triads and returns the best B/s; None where it is missing."""
+def likwid() -> Callable[[], Reached] | None:
+    """Return what runs likwid-bench's triads and returns B/s by kernel; None: missing."""
     program = shutil.which("likwid-bench")
     env = dict(os.environ)
     if program is None:
@@ -148,16 +193,16 @@ def likwid() -> Callable[[], float] | None:
     flags = set(Path("/proc/cpuinfo").read_text().split())
     kernels = next((names for flag, names in KERNELS.items() if flag in flags), ("stream",))
 
-    def run() -> float:
-        reached = []
+    def run() -> Reached:
+        reached = {}
         for kernel in kernels:
-            command = [program, "-t", kernel, "-w", f"S0:400MB:{cores}"]
+            command = [program, "-t", kernel, "-i", str(ITERATIONS), "-w", f"S0:400MB:{cores}"]
             done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
             if match := re.search(r"^MByte/s:\s+([\d.]+)", done.stdout, re.MULTILINE):
-                reached.append(float(match[1]) * 1e6)
+                reached[kernel] = float(match[1]) * 1e6
         if not reached:
             raise RuntimeError(f"likwid-bench measured nothing: {done.stdout} {done.stderr}")
-        return max(reached)
+        return reached
 
     return run
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import platform
 import re
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from trainer.machine import usable_cores
 from trainer.probes.found import Found, Place, read
+from trainer.probes.native import BuildError, build, find_program
 from trainer.probes.timing import Limit, rate, repeat
 
 _TRIAD_BYTES = 3 * 8
@@ -31,26 +36,68 @@ _ZEN5, _ZEN34 = 26, 25
 
 
 def memory(place: Place) -> Found:
-    """Measure the triad a = b + s c on arrays far larger than any cache."""
+    """Measure the triad a = b + s c on arrays far larger than any cache.
+
+    ``memory.triad`` is torch's, with ordinary stores: they read the line before they overwrite it,
+    so a third more bytes move than STREAM counts. ``memory.triad_streaming`` stores past the
+    caches, as tuned STREAM does; it needs a C compiler and an x86 processor.
+    """
     found = Found()
     # STREAM's rule: each array at least four times the largest cache.
     count = max(16 << 20, 4 * _cache(place) // 8)
+    _ordinary(found, count, place)
+    compiler = find_program("cc", "gcc")
+    if compiler is not None and platform.machine() == "x86_64":
+        _streaming(found, compiler, count, place)
+    return found
+
+
+def _ordinary(found: Found, count: int, place: Place) -> None:
     _all_cores()
     a, b, c = (torch.full((count,), value, dtype=torch.float64) for value in (0.0, 1.0, 2.0))
-    timed = repeat(
-        lambda: torch.add(b, c, alpha=3.0, out=a), seconds=0.6 if place.quick else 2.0, least=7
-    )
+    _triad(found, "memory.triad", lambda: torch.add(b, c, alpha=3.0, out=a), count, place)
+
+
+def _triad(found: Found, name: str, work: Callable[[], object], count: int, place: Place) -> None:
+    timed = repeat(work, seconds=0.6 if place.quick else 2.0, least=7)
     limit = Limit(source="channels and their speed cannot be read without root (DMI tables)")
-    found.measurements.append(
-        rate(
-            "memory.triad",
-            timed,
-            amount=_TRIAD_BYTES * count,
-            unit="B/s",
-            limit=limit,
-        )
-    )
-    return found
+    amount = _TRIAD_BYTES * count
+    found.measurements.append(rate(name, timed, amount=amount, unit="B/s", limit=limit))
+
+
+def _streaming(found: Found, compiler: str, count: int, place: Place) -> None:
+    try:
+        library = load_triad(compiler)
+    except (BuildError, OSError) as error:  # a folder for temporary files may forbid execution
+        fix = "install libc's and OpenMP's headers, or hide the compiler: only this needs it"
+        found.problem("memory", str(error), fix)
+        return
+    if library.triad_begin(count, usable_cores()):
+        found.problem("memory", f"no room for three arrays of {8 * count >> 20} MiB")
+        return
+    try:
+        _triad(found, "memory.triad_streaming", library.triad_pass, count, place)
+        if wrong := library.triad_wrong():
+            raise ArithmeticError(f"the streaming triad left {wrong} of {count} elements wrong")
+    finally:
+        library.triad_end()
+
+
+def load_triad(compiler: str, machine: str = "-march=native") -> ctypes.CDLL:
+    """Return ``triad.c`` as a library. Raises ``BuildError``, and ``OSError`` of the loader.
+
+    *machine* chooses the instructions; those of this processor unless told otherwise.
+
+    A library rather than a program: its threads are this process's, so foreign load is told from
+    its own as everywhere.
+    """
+    with tempfile.TemporaryDirectory(prefix="trainyard-probe-") as folder:
+        flags = (machine, "-fopenmp", "-shared", "-fPIC")
+        path = build(compiler, "triad.c", Path(folder) / "triad.so", flags)
+        library = ctypes.CDLL(str(path))  # stays mapped when the folder goes
+    library.triad_begin.argtypes = [ctypes.c_int64, ctypes.c_int]
+    library.triad_wrong.restype = ctypes.c_int64
+    return library
 
 
 def _cache(place: Place) -> int:
