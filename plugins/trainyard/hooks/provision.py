@@ -61,8 +61,11 @@ def _account(manager: Any, entry: dict[str, str], role: Any) -> str:
             raise ConfigurationError(f"account {name!r} could not be made; see the lines above")
         return f"account {name} made, role {role.name}"
     user.roles = [role]
-    manager.update_user(user)
-    manager.reset_password(user.id, entry["password"])
+    # FAB logs what goes wrong and returns False: an old password must not pass for the new one.
+    if not (manager.update_user(user) and manager.reset_password(user.id, entry["password"])):
+        raise ConfigurationError(
+            f"account {name!r}: role and password could not be set; see the lines above"
+        )
     return f"account {name}: role {role.name} and password as configured"
 
 
@@ -102,7 +105,12 @@ def main() -> int:
     folder = Path(os.environ.get("TRAINYARD_PROVISION", "/run/secrets"))
 
     def read(name: str) -> Any:
-        return json.loads((folder / name).read_text())
+        try:
+            return json.loads((folder / name).read_text())
+        except ValueError as error:
+            raise ConfigurationError(
+                f"{folder / name} is no JSON ({error}); `make up` writes it anew"
+            ) from error
 
     try:
         databases()
