@@ -69,7 +69,7 @@ def _input(ranks: tuple[RankAnalysis, ...], spec: RunSpec | None) -> list[Sugges
         _change(
             spec,
             "loader_workers",
-            min(MOST_WORKERS, max(2, 2 * workers)),
+            max(workers, min(MOST_WORKERS, max(2, 2 * workers))),
             "batches are read and augmented beside the step; needs free cores",
         )
     ]

@@ -248,6 +248,16 @@ def test_ncu_units_and_thousands(tmp_path):
     assert found.values[TENSOR] == 50
 
 
+@pytest.mark.parametrize("nothing", ["n/a", "nan", "inf", ""])
+def test_an_ncu_metric_without_a_number_is_absent(tmp_path, nothing):
+    row = (ROW[0], 71.25, *ROW[2:])
+    path = write_ncu(tmp_path / "k.csv", [("k", row), ("other", ROW)])
+    path.write_text(path.read_text().replace("71.25", nothing))
+    found = read_ncu(path)
+    assert COMPUTE_SOL not in found["k"].values
+    assert found["other"].values[COMPUTE_SOL] == 70
+
+
 def test_ncu_metric_names_of_another_chip(tmp_path):
     names = {
         "gpu__time_duration.sum": "nsecond",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -163,6 +165,23 @@ def test_clocks_that_contradict_the_collectives_are_not_believed(tmp_path):
     assert found.stragglers.basis == "durations"
     assert found.stragglers.waiting.sum() == 0
     assert found.verdict.slow_rank is None
+
+
+def test_calls_of_a_process_that_used_no_device_are_not_taken_for_the_ranks(tmp_path):
+    """Correlation ids repeat between processes: another's call is no launch of this one's work."""
+    import sqlite3
+
+    made = timeline(CASES["everything"])
+    path = write_nsys(tmp_path / "r0.sqlite", made, pid=100)
+    with contextlib.closing(sqlite3.connect(path)) as base, base:
+        base.execute(
+            "INSERT INTO CUPTI_ACTIVITY_KIND_RUNTIME "
+            "SELECT start - 900000, end, eventClass, ?, correlationId, nameId, returnValue "
+            "FROM CUPTI_ACTIVITY_KIND_RUNTIME",
+            ((200 << 24) + 200,),
+        )
+    [rank] = analyse(read_trace([path])).ranks
+    assert worst_error(rank.frame, made.truth) < 0.01
 
 
 def test_processes_of_one_file_become_ranks(tmp_path):

@@ -209,6 +209,10 @@ class TestVerdict:
             ("loader_workers", "2", "4"),
             ("prefetch_factor", "2", "4"),
         ]
+        many = spec(loader_workers=32)
+        assert "loader_workers" not in [
+            field for field, *_ in fields(profile(tmp_path, CASES["input bound"], spec=many))
+        ], "fewer of them are no remedy"
         assert ("per_rank_batch", "64", "128") in fields(
             profile(tmp_path, CASES["host bound"], spec=spec())
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from typing import TYPE_CHECKING
 
 from trainyard.errors import ProfileError
@@ -159,10 +160,12 @@ def _scale(path: Path, name: str, unit: str) -> float:
 
 
 def _number(text: str) -> float | None:
+    """Return the number in *text*; None for "n/a", and for the nan of a metric without a base."""
     try:
-        return float(text.replace(",", ""))
+        number = float(text.replace(",", ""))
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
 
 
 _PER_CALL = frozenset((TIME, DRAM_BYTES, FADD, FMUL, FFMA))

@@ -174,9 +174,8 @@ def _split(
         number = rank if rank is not None and len(pids) == 1 else place
         mine = {}
         for name, table in tables.items():
-            # A kernel table of an old schema does not name its process: pid 0 owns all there is.
-            everything = pid == 0 or (len(pids) == 1 and name != "ranges")
-            mine[name] = _events(table, None if everything else _pids(table["thread"]) == pid)
+            keep = _owned(name, table, pid, alone=len(pids) == 1)
+            mine[name] = _events(table, keep)
         table = dict(device)
         owner = table.pop("pid")
         work = _events(table, None if len(pids) == 1 else owner == pid)
@@ -195,6 +194,18 @@ def _split(
             )
         )
     return made
+
+
+def _owned(name: str, table: nsys.Table, pid: int, *, alone: bool) -> Array | None:
+    """Return which rows of a host table belong to process *pid*; None for all of them."""
+    # A kernel table of an old schema does not name its process: pid 0 owns all there is.
+    if pid == 0 or (alone and name not in {"ranges", "calls"}):
+        return None
+    mine: Array = _pids(table["thread"]) == pid
+    if name == "calls" and alone and (mine.all() or not mine.any()):
+        # Nobody else's, so that nothing needs copying; or the file numbers processes in two ways.
+        return None
+    return mine
 
 
 def _events(table: nsys.Table, keep: Array | None) -> Events:
