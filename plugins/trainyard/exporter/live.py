@@ -42,7 +42,7 @@ class Progress:
             reader = _READERS.get(event["event"])
             values = reader(event) if reader else {}
             at = datetime.fromisoformat(event["time"]).timestamp()
-        except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
             self.skipped += 1
             return
         self.seen_at = at

@@ -246,6 +246,17 @@ def test_a_line_that_a_crash_cut_off_is_counted_and_does_no_harm(place):
     assert place.read()["trainyard_run_lines_skipped_total"] == {(): 1}
 
 
+@pytest.mark.parametrize(
+    "changes", [{"step": 10**400}, {"seconds_by_rank": [10**400]}, {"time": "0001-01-01T00:00:00"}]
+)
+def test_a_number_that_no_computer_holds_costs_its_line_alone(place, changes):
+    paths = place.run()
+    with paths.metrics.open("a") as stream:
+        stream.write(json.dumps(json.loads(window()) | changes) + "\n" + window(step=99) + "\n")
+    assert place.value("trainyard_run_step") == 99
+    assert place.read()["trainyard_run_lines_skipped_total"] == {(): 1}
+
+
 def test_a_folder_that_is_not_mounted_is_no_zero(place):
     shutil.rmtree(place.root)
     samples = place.read()
