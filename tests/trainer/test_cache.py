@@ -285,6 +285,7 @@ class TestPlaces:
         "3 2 0:3 / /home/me/scr\\040atch rw - tmpfs tmpfs rw\n"
         "4 1 0:4 / /over rw - xfs /dev/b rw\n"
         "5 1 0:5 / /over rw - lustre l rw\n"
+        "6 1 0:6 / /données\\011\\134 rw - nfs server:/d rw\n"
         "not a mount\n"
     )
 
@@ -297,6 +298,7 @@ class TestPlaces:
             ("/homes", "ext4"),
             ("/home/me/scr atch/x", "tmpfs"),
             ("/over/x", "lustre"),
+            ("/données\t\\/x", "nfs"),
         ],
     )
     def test_the_kind_of_file_system(self, path, kind):

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ NETWORK = frozenset(
     | {f"fuse.{kind}" for kind in ("sshfs", "glusterfs", "ceph", "s3fs", "rclone", "juicefs")}
 )
 """Kinds of file systems that several hosts share: no place for a node's own copy."""
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+"""How the kernel writes space, tab, newline and backslash in mountinfo; all else is as it is."""
 _SHORTEST_S, _LONGEST_S = 0.002, 0.1
 
 
@@ -84,7 +87,7 @@ def filesystem(path: Path, mounts: str) -> str:
         fields = front.split()
         if len(fields) < 5 or not back:  # noqa: PLR2004  proc(5): the fifth is the mount point
             continue
-        point = fields[4].encode().decode("unicode_escape")
+        point = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields[4])
         inside = wanted == point or wanted.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= best:
             best, kind = len(point), back.split()[0]
