@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,13 @@ import torch
 
 from trainer.contract import Measurement, decode, encode
 from trainer.machine import usable_cores
-from trainer.probes.facts_programs import ask
 from trainer.probes.found import Found, Place
 from trainer.probes.timing import Limit, Timed, summary
 
-_SIZES = (8, 1 << 12, 1 << 16, 1 << 20, 1 << 24)
-_RANKS = 2
+SIZES = (8, 1 << 12, 1 << 16, 1 << 20, 1 << 24)
+"""Bytes of the all-reduces; quick probes leave every second one out."""
+RANKS = 2
+"""Ranks on a node with one core."""
 _WAIT_S = 30.0
 
 
@@ -31,7 +33,7 @@ def collectives(place: Place) -> Found:
     """Start ranks on this node and measure between them: gloo, and NCCL on several GPUs."""
     found = Found()
     gpus = torch.cuda.device_count()
-    backends = [("gloo", min(max(_RANKS, usable_cores()), 4))]
+    backends = [("gloo", min(max(RANKS, usable_cores()), 4))]
     if gpus > 1:
         backends.append(("nccl", gpus))
     for backend, ranks in backends:
@@ -74,16 +76,17 @@ def _together(found: Found, backend: str, ranks: int, *, quick: bool, doubt: str
 def measure_group(prefix: str, *, quick: bool, device: str, doubt: str = "") -> list[Measurement]:
     """Return what the ranks of the default process group reach together; call it on every rank."""
     made: list[Measurement] = []
-    for size in _SIZES[::2] if quick else _SIZES:
+    for size in SIZES[::2] if quick else SIZES:
         tensor = torch.ones(max(1, size // 4), device=device)
         times = _times(lambda t=tensor: torch.distributed.all_reduce(t), device, quick=quick)
-        made += _of_size(prefix, size, times, doubt)
+        ranks = torch.distributed.get_world_size()
+        made += of_size(prefix, size, times, ranks, doubt)
     made.append(_ping(prefix, device, doubt, quick=quick))
     return made
 
 
-def _of_size(prefix: str, size: int, timed: Timed, doubt: str) -> list[Measurement]:
-    ranks = torch.distributed.get_world_size()
+def of_size(prefix: str, size: int, timed: Timed, ranks: int, doubt: str = "") -> list[Measurement]:
+    """Return time and, of large ones, bus bandwidth of all-reduces of *size* bytes."""
     seconds = np.array(timed.seconds)
     limit = Limit(source="the path between the ranks (memory, links) is not modelled")
     made = [summary(f"{prefix}.all_reduce_time.{size}", seconds, "s", limit, timed, doubt)]
@@ -94,13 +97,25 @@ def _of_size(prefix: str, size: int, timed: Timed, doubt: str) -> list[Measureme
     return made
 
 
+def of_ping(prefix: str, timed: Timed, doubt: str = "") -> Measurement:
+    """Return the latency between two ranks; *timed* holds half round trips."""
+    limit = Limit(source="the path between the ranks is not modelled")
+    name = f"{prefix}.point_to_point"
+    return summary(name, np.array(timed.seconds), "s", limit, timed, doubt)
+
+
+def repeats(*, quick: bool) -> int:
+    """Return how often each call is timed, the same number on every rank."""
+    return 12 if quick else 30
+
+
 def _times(work: object, device: str, *, quick: bool) -> Timed:
     """Time a collective call the same number of times on every rank; a rank's clock counts."""
     import time
 
     if not callable(work):
         raise TypeError("work must be callable")
-    count = 12 if quick else 30
+    count = repeats(quick=quick)
     taken = []
     for turn in range(count + 3):
         torch.distributed.barrier()
@@ -129,30 +144,10 @@ def _ping(prefix: str, device: str, doubt: str, *, quick: bool) -> Measurement:
             torch.distributed.send(tensor, 0)
 
     timed = _times(ping, device, quick=quick)
-    limit = Limit(source="the path between the ranks is not modelled")
-    half = np.array(timed.seconds) / 2
-    return summary(f"{prefix}.point_to_point", half, "s", limit, timed, doubt)
+    halves = tuple(seconds / 2 for seconds in timed.seconds)
+    return of_ping(prefix, replace(timed, seconds=halves), doubt)
 
 
 def write_measured(made: list[Measurement], out: Path) -> None:
     """Write *made* for whoever started the ranks."""
     out.write_text(json.dumps([encode(one) for one in made]))
-
-
-def mpi(_place: Place) -> Found:
-    """Check that MPI starts two processes that know of each other, each with its own BLAS."""
-    found = Found()
-    if ask(["mpirun", "--version"]) is None:
-        return found
-    probe = (
-        "import os, numpy; a = numpy.ones((64, 64)); assert (a @ a)[0, 0] == 64; "
-        "print(os.environ.get('OMPI_COMM_WORLD_SIZE') or os.environ.get('PMI_SIZE'))"
-    )
-    argv = ["mpirun", "-n", "2", sys.executable, "-c", probe]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=15, check=False)
-    good = done.returncode == 0 and done.stdout.split() == ["2", "2"]
-    found.fact("mpi.two_processes", "runs" if good else "fails", source=" ".join(argv[:3]))
-    if not good:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        found.problem("mpi", f"two processes with BLAS: {last}", "see mpirun's message by hand")
-    return found

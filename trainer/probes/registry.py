@@ -42,7 +42,7 @@ PROBES: dict[str, Entry] = {
     "disk": _entry("bench_io", "disk", 20),
     "loader": _entry("bench_io", "loader", 40),
     "collectives": _entry("bench_group", "collectives", 40),
-    "mpi": _entry("bench_group", "mpi", 25),
+    "mpi": _entry("bench_mpi", "mpi", 40),
 }
 
 
