@@ -10,25 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from trainer.cache import Cache, Health
+from trainyard.console import answer
 from trainyard.datasets import versions as versioned
 from trainyard.datasets.cache import cache_of, cached, explained, open_cache
 from trainyard.datasets.compare import differences
 from trainyard.datasets.manifest import Manifest
-from trainyard.errors import ConfigurationError, DatasetError, TrainyardError
+from trainyard.errors import ConfigurationError, DatasetError
 from trainyard.settings import Settings, load_settings
 from trainyard.sites import get_site, load_sites
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 1 with the error on standard error."""
-    given = _parser().parse_args(argv)
-    try:
-        for line in given.command(given):
-            print(line)  # noqa: T201  # what the command answers
-    except TrainyardError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
+    return answer(_parser(), argv)
 
 
 def _parser() -> argparse.ArgumentParser:

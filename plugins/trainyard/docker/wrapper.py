@@ -6,17 +6,20 @@ import shlex
 from collections.abc import Sequence
 
 from trainyard.paths import RunPaths
+from trainyard.shelltext import OUTLIVE, PUT
 
 ALREADY = 75
 """Exit code of a container that finds its run begun (sysexits.h, EX_TEMPFAIL)."""
 FOLDER = 72
 """Exit code of a container that does not see its run folder, or may not write there."""
 
-_FUNCTIONS = r"""
+_FUNCTIONS = (
+    r"""
 signal=""
 child=""
-# put FILE: write standard input to FILE in one step; a reader never sees half of it.
-put() { cat >"$1.partial" && mv -f "$1.partial" "$1"; }
+"""
+    + PUT
+    + r"""
 # used: CPU time and memory of this container, by its control group (version 2, else 1).
 used() {
   group=/sys/fs/cgroup
@@ -39,22 +42,15 @@ told() {
 # run COMMAND: run it, outlive the signals it gets, keep its exit code.
 run() {
   "$@" >"$out" 2>"$err" &
-  child=$!
-  wait "$child"
-  code=$?
-  while kill -0 "$child" 2>/dev/null; do
-    wait "$child"
-    code=$?
-  done
-  # A signal can cut short the wait that would have told the code: the shell still knows it.
-  wait "$child" 2>/dev/null
-  again=$?
-  if [ "$again" -ne 127 ]; then code=$again; fi
+"""
+    + OUTLIVE
+    + r"""
   used | put "$me/usage"
   echo "$code" | put "$exit_code"
   exit "$code"
 }
-""".strip()
+"""
+).strip()
 
 
 def script(argv: Sequence[str], paths: RunPaths) -> str:

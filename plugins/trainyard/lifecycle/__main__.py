@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from trainyard import s3client
-from trainyard.errors import TrainyardError
+from trainyard.console import answer
 from trainyard.lifecycle.apply import compare_lifecycle, ensure_lifecycle
 from trainyard.lifecycle.forecast import Forecast, Stored, forecast
 from trainyard.lifecycle.policy import Retention, make_policy
@@ -18,14 +18,7 @@ from trainyard.settings import Settings, load_settings
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 1 with the error on standard error."""
-    given = _parser().parse_args(argv)
-    try:
-        for line in given.command(given):
-            print(line)  # noqa: T201  # what the command answers
-    except TrainyardError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
+    return answer(_parser(), argv)
 
 
 def _parser() -> argparse.ArgumentParser:

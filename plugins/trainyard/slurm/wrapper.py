@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-FUNCTIONS = r"""
+from trainyard.shelltext import OUTLIVE, PUT
+
+FUNCTIONS = (
+    r"""
 signal=""
 child=""
 ended=""
-# put FILE: write standard input to FILE in one step; a reader never sees half of it.
-put() { cat >"$1.partial" && mv -f "$1.partial" "$1"; }
+"""
+    + PUT
+    + r"""
 now() { date -u +%Y-%m-%dT%H:%M:%SZ; }
 # record [ENDED EXIT_CODE]: who this attempt is, as one JSON object.
 record() {
@@ -70,17 +74,9 @@ rendezvous() {
 # run COMMAND: run it, outlive the signals it gets, keep its exit code.
 run() {
   "$@" &
-  child=$!
-  wait "$child"
-  code=$?
-  while kill -0 "$child" 2>/dev/null; do
-    wait "$child"
-    code=$?
-  done
-  # A signal can cut short the wait that would have told the code: the shell still knows it.
-  wait "$child" 2>/dev/null
-  again=$?
-  if [ "$again" -ne 127 ]; then code=$again; fi
+"""
+    + OUTLIVE
+    + r"""
   child=""
   # srun exits with 0 when it gives up on ranks that ignore SIGTERM (22.05: "Timed out waiting for
   # job step to complete"): of a run that was told to end, only its result is proof of success.
@@ -91,4 +87,5 @@ run() {
   if [ "$code" -ne 0 ] && [ -z "$signal" ]; then ended=1; sleep 1 & wait $!; fi
   finish "$code"
 }
-""".strip()
+"""
+).strip()

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainer.contract import encode
-from trainyard.errors import ConfigurationError, TrainyardError
+from trainyard.console import answer
+from trainyard.errors import ConfigurationError
 from trainyard.settings import load_settings
 from trainyard.store.files import column_types, queries
 from trainyard.store.store import migrate, open_store
@@ -17,14 +18,7 @@ from trainyard.store.store import migrate, open_store
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 1 with the error on standard error."""
-    given = _parser().parse_args(argv)
-    try:
-        for line in given.command(given):
-            print(line)  # noqa: T201  # what the command answers
-    except TrainyardError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
+    return answer(_parser(), argv)
 
 
 def _parser() -> argparse.ArgumentParser:
