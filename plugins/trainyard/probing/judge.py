@@ -51,7 +51,7 @@ FIXES = (
     ("gpu.", "look at clocks, power limit and heat: nvidia-smi -q -d PERFORMANCE,CLOCK,POWER"),
     ("gloo.", "look at the network interface that the site names, and at foreign load"),
     ("nccl.", "look at NVLink and InfiniBand states: nvidia-smi nvlink -s, ibstat"),
-    ("mpi.", "look at foreign load, and at which transport MPI chose: ompi_info, UCX_LOG_LEVEL=info"),
+    ("mpi.", "look at foreign load, and at which transport MPI chose: ompi_info, UCX_LOG_LEVEL"),
     ("objectstore.", "look at the store's own load and at the network towards it"),
     ("container.", "see that the image is on the node already and its disk is not busy"),
 )
