@@ -141,27 +141,27 @@ def timeline(
         made["correlation"] = np.where(made["correlation"] > 0, made["correlation"] + bump, 0)
         return made
 
-    ranges = []
-    for step in range(steps):
-        ranges.append((int(base[step]), int(base[step] + step_ns[step]), f"step {step}"))
-        ranges += [
-            (
-                int(base[step] + round(a * stretch[step])),
-                int(base[step] + round(b * stretch[step])),
-                name,
-            )
-            for a, b, name in columns["ranges"]
-        ]
     end = int(base[-1] + step_ns[-1])
     return Timeline(
         device=_followed(tiled(columns["device"], DEVICE), DEVICE, end, steps * count),
         calls=_followed(tiled(columns["calls"], CALLS), CALLS, end, steps * count),
-        ranges=ranges,
+        ranges=_ranges(columns["ranges"], base, step_ns, stretch),
         names=names,
         steps=steps,
         step_ns=step_ns,
         truth={part: total * stretch for part, total in truth(segments).items()},
     )
+
+
+def _ranges(
+    inside: list[tuple[int, int, str]], base: np.ndarray, step_ns: np.ndarray, stretch: np.ndarray
+) -> list[tuple[int, int, str]]:
+    """Return the range of every step and, stretched with it, those *inside* a step."""
+    made = []
+    for step, (begin, length, by) in enumerate(zip(base, step_ns, stretch, strict=True)):
+        made.append((int(begin), int(begin + length), f"step {step}"))
+        made += [(int(begin + round(a * by)), int(begin + round(b * by)), n) for a, b, n in inside]
+    return made
 
 
 def _followed(
