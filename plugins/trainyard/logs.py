@@ -17,9 +17,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import IO, Any
 
-FIELDS = ("run_id", "study_id", "dag_id", "dag_run_id", "task_id", "map_index", "try_number")
-"""Names that say what a line is about, the same in every process."""
-
 
 @contextmanager
 def bound(**values: Any) -> Iterator[None]:

@@ -12,8 +12,6 @@ from trainyard.analysis.scaling import (
     WITH_DDP,
     WITHOUT_DDP,
     karp_flatt,
-    strong_efficiency,
-    weak_efficiency,
 )
 from trainyard.analysis.selection import exclusions
 
@@ -43,21 +41,25 @@ def test_published_resnet50_efficiencies(one, eight, published):
     item = against(curve_of(study(truth), "weak"), WITH_DDP, 8)
     assert 100 * item.efficiency.value == pytest.approx(published, abs=0.06)
     assert item.speedup.value == pytest.approx(eight / one)
-    assert 100 * weak_efficiency(batch / one, 8 * batch / eight) == pytest.approx(
-        published, abs=0.06
-    )
 
 
 def test_torchtitan_per_gpu_rates():
     # 5762 tokens/s per GPU on 8 GPUs, 5605 on 128: time per step in inverse ratio.
-    assert 100 * weak_efficiency(1 / 5762, 1 / 5605) == pytest.approx(97.3, abs=0.05)
+    truth = Truth(
+        weak=lambda n: 1 / {1: 5762, 16: 5605}[n], ranks=(1, 16), plain=None, scatter=0.0, gpu=True
+    )
+    item = against(curve_of(study(truth), "weak"), WITH_DDP, 16)
+    assert 100 * item.efficiency.value == pytest.approx(97.3, abs=0.05)
 
 
 def test_strong_efficiency_and_karp_flatt_of_amdahls_law():
     law = amdahl(1.0, 0.25)
-    assert strong_efficiency(law(1), law(4), 4) == pytest.approx(1 / (4 * 0.4375))
+    truth = Truth(strong=law, ranks=(1, 2, 4, 8), plain=None, scatter=0.0)
+    curve = curve_of(study(truth))
+    assert against(curve, WITH_DDP, 4).efficiency.value == pytest.approx(1 / (4 * 0.4375))
     for ranks in (2, 4, 8):
         assert karp_flatt(law(1) / law(ranks), ranks) == pytest.approx(0.25)
+        assert against(curve, WITH_DDP, ranks).karp_flatt.value == pytest.approx(0.25)
 
 
 def test_both_bases_are_reported_and_the_plain_one_leads():

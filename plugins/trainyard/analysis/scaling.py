@@ -35,16 +35,6 @@ class Comparison:
     """Why there is no number."""
 
 
-def strong_efficiency(base_time: float, time: float, ranks: int) -> float:
-    """Return E = T(1) / (N · T(N)) for a fixed global batch."""
-    return base_time / (ranks * time)
-
-
-def weak_efficiency(base_time: float, time: float) -> float:
-    """Return E = T(1) / T(N) per step for a fixed batch per rank."""
-    return base_time / time
-
-
 def karp_flatt(speedup: float, ranks: int) -> float:
     """Return the serial fraction e = (1/S − 1/N) / (1 − 1/N) (Karp & Flatt, CACM 33(5), 1990)."""
     return (1 / speedup - 1 / ranks) / (1 - 1 / ranks)

@@ -140,4 +140,3 @@ KEYS: tuple[Key, ...] = (
     _secret("SLURM_DB_PASSWORD", "Owner of Slurm's accounting database"),
     _secret("SLURM_MUNGE_KEY", "What the nodes of a Slurm cluster trust each other by", munge_key),
 )  # fmt: skip
-BY_NAME = {key.name: key for key in KEYS}

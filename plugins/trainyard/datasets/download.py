@@ -8,7 +8,6 @@ download starts over (RFC 9110, sections 13.1.5 and 14).
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import time
@@ -20,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import urllib3
 
 from trainyard.datasets.catalogue import DatasetSource
+from trainyard.datasets.digests import Hashes
 from trainyard.errors import ConfigurationError, DatasetError, UnavailableError
 from trainyard.files import CHUNK, Progress, disk_errors, need_room, write_atomically
 
@@ -95,44 +95,12 @@ def _verified(source: DatasetSource, path: Path) -> Path:
             f"data set {source.name}: {source.url} names {path}, which is no file. Correct its "
             "address, or install the version of the package that requirements/ pins"
         )
-    hashes = _Hashes()
+    hashes = Hashes()
     with path.open("rb") as stream:
         while chunk := stream.read(CHUNK):
             hashes.update(chunk)
     hashes.compare(source, path.stat().st_size)
     return path
-
-
-class _Hashes:
-    """The digests of what came, in one pass."""
-
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
-        # MD5 is compared because publishers state it; SHA-256 is what protects.
-        self._md5 = hashlib.md5(usedforsecurity=False)
-
-    def update(self, chunk: bytes) -> None:
-        self._sha256.update(chunk)
-        self._md5.update(chunk)
-
-    def compare(self, source: DatasetSource, size: int) -> None:
-        """Raise ``DatasetError`` naming found and expected where they differ."""
-        sha256, md5 = self._sha256.hexdigest(), self._md5.hexdigest()
-        by = f"published by: {source.checksum_source}" if source.checksum_source else "expected"
-        where = f"data set {source.name} from {source.url}"
-        if size != source.size_bytes:
-            raise DatasetError(
-                f"{where}: {size:,} bytes, expected {source.size_bytes:,} ({by}): the file is "
-                "truncated or another version. Nothing was staged"
-            )
-        for kind, found, wanted in (("SHA-256", sha256, source.sha256), ("MD5", md5, source.md5)):
-            if wanted and found != wanted:
-                raise DatasetError(
-                    f"{where}: {kind} is {found}, expected {wanted} ({by}). The file is damaged, "
-                    "tampered with or another version; nothing was staged. Fetch again; if it "
-                    "stays so, compare with the publisher's page "
-                    f"{source.homepage} before changing the catalogue"
-                )
 
 
 class _Download:
@@ -145,7 +113,7 @@ class _Download:
         self._path, self._sidecar = _kept(source, downloads)
         self._progress = progress
         self._patience = patience
-        self._hashes = _Hashes()
+        self._hashes = Hashes()
         self._done = 0
         self._validator = ""
 
@@ -171,7 +139,7 @@ class _Download:
 
     def _recall(self) -> None:
         """Take up what an earlier run left, when it belongs to the same address."""
-        self._hashes, self._done, self._validator = _Hashes(), 0, ""
+        self._hashes, self._done, self._validator = Hashes(), 0, ""
         try:
             kept = json.loads(self._sidecar.read_text())
             if kept["url"] != self._source.url:
@@ -182,9 +150,9 @@ class _Download:
                     self._done += len(chunk)
             self._validator = str(kept["validator"])
         except (OSError, ValueError, KeyError, TypeError):
-            self._hashes, self._done = _Hashes(), 0
+            self._hashes, self._done = Hashes(), 0
         if self._done > self._source.size_bytes:
-            self._hashes, self._done = _Hashes(), 0
+            self._hashes, self._done = Hashes(), 0
 
     def _forget(self) -> None:
         self._sidecar.unlink(missing_ok=True)
@@ -282,7 +250,7 @@ class _Download:
         return bool(given.startswith(f"bytes {self._done}-"))
 
     def _start_over(self) -> None:
-        self._hashes, self._done, self._validator = _Hashes(), 0, ""
+        self._hashes, self._done, self._validator = Hashes(), 0, ""
         self._path.write_bytes(b"")
 
     def _note(self, response: Any) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from trainyard.errors import ConfigurationError
 
-MIB = 1024**2
 GIB = 1024**3
 _NEVER_BOUND = (
     "/", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin",

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from trainyard.triggers.base import RunWaiter
 
 _BACKSTOP = timedelta(minutes=2)
-_TRIGGER_FAILED = "__fail__"  # Airflow's name for "resume only to fail"
 _ON_KILL_GRACE_S = 2.0  # Airflow sends SIGKILL five seconds after on_kill began
 
 

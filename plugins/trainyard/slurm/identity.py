@@ -135,11 +135,6 @@ class JobId:
             first <= task <= last and not (task - first) % step for first, last, step in self.tasks
         )
 
-    @property
-    def is_array(self) -> bool:
-        """Whether the id names array elements."""
-        return self.task is not None or bool(self.tasks) or self.open_ended
-
     def __str__(self) -> str:
         """Return the id as scancel and sacct take it; a compact id becomes the whole array."""
         task = f"_{self.task}" if self.task is not None else ""

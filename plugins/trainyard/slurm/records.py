@@ -16,11 +16,6 @@ class Source(StrEnum):
     SCONTROL = "scontrol"
     SACCT = "sacct"
 
-    @property
-    def is_controller(self) -> bool:
-        """Whether the controller gave the answer."""
-        return self is not Source.SACCT
-
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class JobRecord:

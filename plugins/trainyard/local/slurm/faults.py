@@ -24,11 +24,6 @@ def power_off(cluster: Cluster, node: str) -> None:
             psutil.wait_procs(family, timeout=5)
 
 
-def kill_slurmd(cluster: Cluster, node: str) -> None:
-    """End only slurmd: its job goes on, unseen, as after a crash of the daemon."""
-    cluster.daemons.stop(f"slurmd-{node}", kill=True)
-
-
 def mark_down(cluster: Cluster, node: str, reason: str = "injected") -> None:
     """Declare a node DOWN without waiting for SlurmdTimeout: its jobs end as NODE_FAIL."""
     cluster.ask("scontrol", "update", f"nodename={node}", "state=down", f"reason={reason}")

@@ -28,7 +28,6 @@ _BYTES = {
     "long int": 8,
     "int": 4,
 }
-_MATRICES = 2
 Shape = list[int]
 
 
