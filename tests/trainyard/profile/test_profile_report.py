@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.profile_generator import CASES, KERNELS, timeline
+from benchmarks.profile_generator import CASES, KERNELS, MS, Segment, timeline
 from benchmarks.profile_nsys import write_nsys
 from benchmarks.profile_writers import write_ncu
 from tests.requirements import need
 from trainyard.profile.analysis import analyse
 from trainyard.profile.cli import main
+from trainyard.profile.compare import compare
 from trainyard.profile.readers import read_trace
 from trainyard.profile.readers.ncu import read_ncu
 from trainyard.profile.report import build
+from trainyard.profile.report.comparison import comparison_document
 from trainyard.profile.report.figures import figures_of
 from trainyard.profile.report.timeline import timeline_data, timeline_html
 
@@ -183,6 +185,23 @@ def test_the_command_line_prints_the_verdict(capsys):
 def test_numbers_as_json(capsys):
     assert main(["analyse", *CPU, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"]["slow_rank"] == 1
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_comparison_explains_a_change_by_parts_that_go_its_way(tmp_path, turned):
+    """The largest part of all changes by more, in the other direction."""
+    lengths = [{"compute": 6, "comm": 4, "data": 1}, {"compute": 3, "comm": 2, "data": 5}]
+    made = []
+    for place, parts in enumerate(lengths):
+        segments = [Segment(part, length * MS, 4) for part, length in parts.items()]
+        path = write_nsys(tmp_path / f"{place}.sqlite", timeline(segments))
+        made.append(analyse(read_trace([path])))
+    before, after = reversed(made) if turned else made
+    summary = comparison_document(compare(before, after), before, after, "t").summary
+    words = ("slower", "gains") if turned else ("faster", "loses")
+    assert summary[0].startswith(f"A step is {words[0]} by 1.00")
+    assert "Most of it: compute kernels" in summary[1]
+    assert f"the step {words[1]} 3.00" in summary[1]
 
 
 def test_compare_and_export_from_the_command_line(tmp_path, folder, capsys):

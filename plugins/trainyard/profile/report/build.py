@@ -23,7 +23,7 @@ from trainyard.report.pdf import render_pdf
 
 if TYPE_CHECKING:
     from trainyard.profile.compare import Comparison
-    from trainyard.profile.result import ProfileAnalysis
+    from trainyard.profile.result import ProfileAnalysis, RankAnalysis
     from trainyard.report.document import Document, Section
 
 
@@ -173,26 +173,7 @@ def numbers_of(analysis: ProfileAnalysis) -> dict[str, Any]:
     verdict = analysis.verdict
     return {
         "mode": analysis.mode,
-        "ranks": [
-            {
-                "rank": item.rank,
-                "steps": len(item.windows.start),
-                "named_steps": item.windows.named,
-                "step_ms": item.step_ms,
-                "parts_ms": {
-                    part: float(item.frame[part].mean()) / 1e6 for part in columns_of(item.mode)
-                },
-                "fractions": item.fractions,
-                "pageable": item.pageable,
-                "data_basis": item.data_basis,
-                "residual_ms": item.residual_ms,
-                "residual_limit_ms": item.residual_limit_ms,
-                "profiler_overhead": item.overhead,
-                "kernels": item.kernels,
-                "operators": item.operators,
-            }
-            for item in analysis.ranks
-        ],
+        "ranks": [_rank_numbers(item) for item in analysis.ranks],
         "stragglers": _waiting(analysis),
         "verdict": {
             "bound": verdict.bound,
@@ -208,6 +189,24 @@ def numbers_of(analysis: ProfileAnalysis) -> dict[str, Any]:
         "notes": analysis.notes,
         "counters": analysis.counters,
         "events": analysis.trace.total,
+    }
+
+
+def _rank_numbers(item: RankAnalysis) -> dict[str, Any]:
+    return {
+        "rank": item.rank,
+        "steps": len(item.windows.start),
+        "named_steps": item.windows.named,
+        "step_ms": item.step_ms,
+        "parts_ms": {part: float(item.frame[part].mean()) / 1e6 for part in columns_of(item.mode)},
+        "fractions": item.fractions,
+        "pageable": item.pageable,
+        "data_basis": item.data_basis,
+        "residual_ms": item.residual_ms,
+        "residual_limit_ms": item.residual_limit_ms,
+        "profiler_overhead": item.overhead,
+        "kernels": item.kernels,
+        "operators": item.operators,
     }
 
 

@@ -21,45 +21,44 @@ def comparison_document(
 ) -> Document:
     """Return the report on two profiles."""
     value, ends = scaled(found.step.lost, digits=3)
-    slower = "slower" if found.step.lost.value > 0 else "faster"
-    gained = "gains" if found.step.lost.value > 0 else "loses"
-    most = max(found.parts, key=lambda item: abs(item.lost.value))
-    summary = (
-        f"A step is {slower} by {value.lstrip('−')} ms: from {number(found.step.before_ms)} ms to "
-        f"{number(found.step.after_ms)} ms ({ends}).",
-        f"Most of it: {most.name}, {number(most.before_ms)} to {number(most.after_ms)} ms; the "
-        f"step {gained} {number(abs(most.lost.value))} ms there.",
-        f"Before: {before.verdict.headline}. After: {after.verdict.headline}.",
-    )
+    sections = [
+        Section(
+            anchor="parts",
+            title="Parts of the step",
+            blocks=(_changes("Time lost by part", found.parts, ""), _shares(found)),
+        )
+    ]
+    if found.kernels:
+        table = _changes("Kernels", found.kernels, "tables/kernels.csv")
+        sections.append(Section(anchor="kernels", title="Kernels", blocks=(table,)))
     return Document(
         title=clean(title),
         subtitle=f"{count_of(len(before.ranks), 'rank')} each",
-        summary=tuple(clean(text) for text in summary),
+        summary=tuple(clean(text) for text in _summary(found, before, after)),
         key_figures=(
             KeyFigure(value=f"{value} ms", label="lost per step", detail=ends),
             KeyFigure(value=f"{number(found.step.before_ms)} ms", label="before", detail=""),
             KeyFigure(value=f"{number(found.step.after_ms)} ms", label="after", detail=""),
         ),
-        sections=(
-            Section(
-                anchor="parts",
-                title="Parts of the step",
-                blocks=(_changes("Time lost by part", found.parts, ""), _shares(found)),
-            ),
-            *(
-                [
-                    Section(
-                        anchor="kernels",
-                        title="Kernels",
-                        blocks=(_changes("Kernels", found.kernels, "tables/kernels.csv"),),
-                    )
-                ]
-                if found.kernels
-                else []
-            ),
-        ),
+        sections=tuple(sections),
         files=(("PDF", "report.pdf"), ("comparison.json", "comparison.json")),
         explained=EXPLAINED,
+    )
+
+
+def _summary(
+    found: Comparison, before: ProfileAnalysis, after: ProfileAnalysis
+) -> tuple[str, str, str]:
+    value, ends = scaled(found.step.lost, digits=3)
+    slower = found.step.lost.value > 0
+    # Of parts that change in both directions, only those of the step's own explain it.
+    most = (max if slower else min)(found.parts, key=lambda item: item.lost.value)
+    return (
+        f"A step is {'slower' if slower else 'faster'} by {value.lstrip('−')} ms: from "
+        f"{number(found.step.before_ms)} ms to {number(found.step.after_ms)} ms ({ends}).",
+        f"Most of it: {most.name}, {number(most.before_ms)} to {number(most.after_ms)} ms; the "
+        f"step {'gains' if slower else 'loses'} {number(abs(most.lost.value))} ms there.",
+        f"Before: {before.verdict.headline}. After: {after.verdict.headline}.",
     )
 
 
