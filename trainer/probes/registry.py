@@ -37,7 +37,7 @@ PROBES: dict[str, Entry] = {
     "memory": _entry("bench_cpu", "memory", 20),
     "matmul": _entry("bench_cpu", "matmul", 25),
     "gpu_compute": _entry("bench_gpu", "compute", 30),
-    "gpu_memory": _entry("bench_gpu", "memory", 30),
+    "gpu_memory": _entry("bench_gpu_memory", "memory", 40),
     "gpu_transfer": _entry("bench_gpu", "transfer", 20),
     "disk": _entry("bench_io", "disk", 20),
     "loader": _entry("bench_io", "loader", 40),
