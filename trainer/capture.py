@@ -7,7 +7,8 @@ rank; Nsight runs around the process and is told here when to begin and to end.
 
 Ranges, all per rank: ``step`` holds ``data`` (waiting for a batch), ``forward`` (with the copy to
 the device and the loss), ``backward`` and ``optimizer``; ``collective`` is one gradient bucket on
-its way, from the call to the result, beside ``backward``.
+its way, from the call to the result, beside ``backward``. Under nsys on CPUs ``backward`` ends with
+the last gradient, and ``wait for gradients`` is what the stepping thread then waits for buckets.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ DOMAIN = "trainyard"
 """NVTX domain of the ranges."""
 CAPTURE_RANGE = "capture"
 """NVTX range around the captured steps: what ``nsys --capture-range=nvtx`` waits for."""
+
+WAIT = "wait for gradients"
+"""NVTX range of a stepping thread that has nothing to do before its buckets are there."""
 
 Mark = Callable[[str], AbstractContextManager[object]]
 _SILENCE: AbstractContextManager[None] = contextlib.nullcontext()
@@ -137,16 +141,28 @@ def mark_collectives(model: DistributedDataParallel, capture: Capture) -> None:
     """Show each gradient bucket of *model* as a ``collective`` range under Nsight on CPUs.
 
     Same arithmetic as DDP's own: divide by the ranks, then sum. The range ends on gloo's thread
-    when the bucket's result is there, so it holds the wait for slower ranks and the transfer.
+    when the bucket's result is there, so it holds the wait for slower ranks and the transfer, be it
+    hidden by the rest of the backward pass or not. What is not hidden is seen by ``WAIT``: DDP
+    waits for its buckets inside ``backward()``, in a callback at the end of the pass. One queued
+    before that, with the first bucket, is called before it.
     Elsewhere collectives show by themselves: NCCL's kernels, torch's ``gloo:all_reduce``.
     """
     import nvtx
     from torch._C._distributed_c10d import GradBucket
 
+    engine: Any = torch.autograd.Variable._execution_engine
+
+    def computed() -> None:
+        """Close ``backward``, the innermost range; the new one is closed in its place."""
+        nvtx.pop_range(domain=DOMAIN)
+        nvtx.push_range(WAIT, domain=DOMAIN)
+
     def reduce(_state: object, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
         shown = None
         if capture.mark is not silent:
             shown = nvtx.start_range("collective", domain=DOMAIN)
+            if bucket.index() == 0:
+                engine.queue_callback(computed)
         buffer = bucket.buffer().div_(dist.get_world_size())
         work = dist.all_reduce(buffer, async_op=True)
         future: torch.futures.Future[Any] = work.get_future()

@@ -3,7 +3,8 @@
 Every moment of a step belongs to one part. The stepping thread decides: a collective inside the
 backward range is communication, a data range is waiting for data. A collective on another thread
 counts where the stepping thread is in no phase of its own, and where it is in backward without
-running any operator: there it waits. The rest is hidden.
+running any operator: there it waits. So it does in a range named "wait for gradients". The rest is
+hidden.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from trainyard.profile import intervals as iv
 from trainyard.profile.device import phase_ranges
-from trainyard.profile.steps import PHASES
+from trainyard.profile.steps import PHASES, is_wait
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,9 @@ def phase_times(rank: RankTrace, windows: Windows) -> PhaseTimes:
         mine[phase] = iv.clip(iv.union(ranges.start[own], ranges.end[own]), low, high)
     busy = iv.join(*mine.values())
     taken, spans = iv.empty(), {}
-    mine["collective"] = iv.join(mine["collective"], _awaited(rank, windows, whole, mine))
+    awaited = _awaited(rank, windows, whole, mine)
+    for kept in (whole, mine):
+        kept["collective"] = iv.join(kept["collective"], awaited)
     for phase in _INNERMOST_FIRST:
         hidden_elsewhere = iv.subtract(whole[phase], busy)
         own = iv.subtract(iv.join(mine[phase], hidden_elsewhere), taken)
@@ -74,13 +77,20 @@ def phase_times(rank: RankTrace, windows: Windows) -> PhaseTimes:
 def _awaited(
     rank: RankTrace, windows: Windows, whole: dict[str, Spans], mine: dict[str, Spans]
 ) -> Spans:
-    """Return the moments of backward in which collectives run and the stepping thread does nothing.
+    """Return the moments in which the stepping thread only waits for collectives.
 
-    DistributedDataParallel waits inside backward for collectives that run on threads of gloo. Only
-    a trace with operators can tell that from computing: without any, nothing is returned.
+    DistributedDataParallel waits inside backward for collectives that run on threads of gloo. What
+    tells that from computing is a range of that name, or operators: without either, nothing is
+    returned.
     """
     own = rank.operators.thread == windows.thread
     if not own.any():
-        return iv.empty()
+        said = [n for n in np.unique(rank.ranges.name) if is_wait(rank.names[int(n)])]
+        waits = rank.ranges.where(
+            np.isin(rank.ranges.name, said) & (rank.ranges.thread == windows.thread)
+        )
+        return iv.clip(
+            iv.union(waits.start, waits.end), int(windows.start[0]), int(windows.end[-1])
+        )
     computing = iv.union(rank.operators.start[own], rank.operators.end[own])
     return iv.subtract(iv.intersect(whole["collective"], mine["backward"]), computing)

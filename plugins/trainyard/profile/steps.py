@@ -55,6 +55,14 @@ def phase_of(name: str) -> str:
     return next((phase for phase, pattern in _PHASES if pattern.search(text)), "")
 
 
+def is_wait(name: str) -> bool:
+    """Whether a range of this name is the stepping thread waiting for gradients to be reduced.
+
+    The trainer's name for it. It is no collective: ranks need not be in it at one moment.
+    """
+    return name.strip().lower() == "wait for gradients"
+
+
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class Windows:
     """Consecutive windows of one rank, each a step where the trace names steps."""

@@ -90,6 +90,29 @@ def test_a_collective_beside_computation_is_hidden(tmp_path):
     assert rank.fractions["overlap"].value == pytest.approx(0.75, rel=0.02)
 
 
+def test_a_collective_that_another_thread_ends_counts_where_it_is_waited_for(tmp_path):
+    """As the trainer marks them: begun by the stepping thread, ended by gloo's."""
+    import sqlite3
+
+    phases = {"forward": 6 * MS, "backward": 12 * MS, "wait for gradients": 3 * MS, "": MS}
+    path = write_nsys(tmp_path / "r0.sqlite", host_timeline(phases, collective=4 * MS))
+    base = sqlite3.connect(path)
+    base.execute("ALTER TABLE NVTX_EVENTS ADD COLUMN endGlobalTid INTEGER")
+    # The results are there 1 ms before the stepping thread goes on.
+    base.execute(
+        "UPDATE NVTX_EVENTS SET endGlobalTid = globalTid + 1, end = end + 2000000 "
+        "WHERE text = 'collective'"
+    )
+    base.commit()
+    base.close()
+    [rank] = analyse(read_trace([path])).ranks
+    assert ms(rank, "backward") == 12
+    assert ms(rank, "collective") == pytest.approx(3)
+    assert ms(rank, "collective_total") == pytest.approx(7)
+    assert ms(rank, "other") == pytest.approx(1)
+    assert rank.fractions["overlap"].value == pytest.approx(4 / 7, rel=0.01)
+
+
 def test_operators_are_ranked_by_the_time_they_spend_themselves():
     from trainyard.profile.model import Format, RankTrace, events
     from trainyard.profile.operators import operator_table

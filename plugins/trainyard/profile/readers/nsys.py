@@ -229,18 +229,22 @@ def ranges_of(base: Database, names: Names) -> Table:
         return nothing(HOST)
     where = f" AND eventType IN {RANGES}"
     registered = pick(base, "NVTX_EVENTS", "textId")
+    # A range that another thread ended has gone on beside the one that started it.
+    begun = pick(base, "NVTX_EVENTS", "globalTid", "0")
+    ended = {"thread": pick(base, "NVTX_EVENTS", "endGlobalTid", begun)}
     if "text" not in base.tables["NVTX_EVENTS"]:
-        found = _host(base, "NVTX_EVENTS", {"name": registered}, HOST, where)
+        found = _host(base, "NVTX_EVENTS", ended | {"name": registered}, HOST, where)
         found["name"] = names.index(found["name"])
         return found
     own = f"{where} AND text IS NOT NULL"
     # SQLite numbers the texts in their order, so that none of them crosses into Python twice.
-    numbered = {"name": "DENSE_RANK() OVER (ORDER BY text) - 1"}
+    numbered = ended | {"name": "DENSE_RANK() OVER (ORDER BY text) - 1"}
     free = _host(base, "NVTX_EVENTS", numbered, HOST, own)
     texts = base.rows(
         f'SELECT DISTINCT text FROM NVTX_EVENTS WHERE "end" >= start{own} ORDER BY text'  # noqa: S608
     )
     free["name"] += names.add([str(row[0]) for row in texts])
-    tied = _host(base, "NVTX_EVENTS", {"name": registered}, HOST, f"{where} AND text IS NULL")
+    shared = ended | {"name": registered}
+    tied = _host(base, "NVTX_EVENTS", shared, HOST, f"{where} AND text IS NULL")
     tied["name"] = names.index(tied["name"])
     return stack([free, tied], HOST)
