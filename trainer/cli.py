@@ -62,7 +62,7 @@ def _outside(
 ) -> int:
     try:
         return nsight.run(spec, options.run_dir.absolute(), place.rank, arguments)
-    except BadInputError as error:
+    except RunError as error:
         journal = Journal(run_dir=options.run_dir.absolute(), place=place, git=Git(), spec=spec)
         LastWords(journal).fail(error)
         return error.exit_code
@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace, journal: Journal) -> int:
+    nsight.say(nsight.BEGUN, os.environ)
     completed = _completed_before(journal)
     if journal.place.first:
         journal.result_path.unlink(missing_ok=True)
@@ -101,6 +102,7 @@ def _run(options: argparse.Namespace, journal: Journal) -> int:
         journal.write_csv()
         journal.write_result(result)
         _print_summary(result)
+    nsight.say(nsight.COMPLETED, os.environ)
     if spec.profiler is Profiler.TORCH:
         _leave_at_once()
     return 0

@@ -8,16 +8,21 @@ says what is wrong and what to do, and the analysis reports it.
 
 On a CPU nsys traces NVTX ranges alone: its operating-system calls of one ``import torch`` alone
 fill 2 GB (nsys 2023.4), and without CUDA nothing tells it when to begin.
+
+nsys can end with exit code 0 while the trainer goes on ("Connection to Agent lost"), or before it
+began. So the trainer itself says when it begins and that it completed, in the file ``INSIDE``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +30,23 @@ from pathlib import Path
 import psutil
 
 from trainer.contract import Device, Profiler, RunSpec
-from trainer.failures import BadInputError
+from trainer.failures import BadInputError, ProfileError
 from trainer.files import write_atomic
 
 INSIDE = "TRAINYARD_UNDER_PROFILER"
-"""Set in the environment of the process that is profiled."""
-_HOMES = ("/usr/lib/nsight-systems/bin", "/opt/nvidia/nsight-systems/*/bin", "/usr/local/cuda/bin")
+"""In the environment of the process that is profiled: the file in which it says how far it is."""
+BEGUN, COMPLETED = "begun", "completed"
+_ATTEMPTS = 3
+_HOMES = {
+    "nsys": (
+        "/opt/nvidia/nsight-systems/*/bin",
+        "/opt/nvidia/nsight-systems-cli/*/bin",
+        "/usr/local/cuda/bin",
+        "/usr/lib/nsight-systems/bin",
+    ),
+    "ncu": ("/opt/nvidia/nsight-compute/*", "/usr/local/cuda/bin"),
+}
+"""Where NVIDIA's packages and Debian's put the tools, one folder for each version."""
 _NCU_SECTIONS = (
     "SpeedOfLight",
     "Occupancy",
@@ -87,11 +103,12 @@ class Tool:
         return (self.path, "profile", *traced, *capture, *quiet, *output)
 
 
-def find(name: str, environ: Mapping[str, str], homes: Sequence[str] = _HOMES) -> str:
+def find(name: str, environ: Mapping[str, str], homes: Sequence[str] = ()) -> str:
     """Return the path of the tool *name*, from PATH or where its packages put it.
 
     Raises ``BadInputError`` when it is nowhere.
     """
+    homes = homes or _HOMES[name]
     found = shutil.which(name, path=environ.get("PATH"))
     for home in () if found else homes:
         for folder in sorted(Path("/").glob(home.lstrip("/")), reverse=True):
@@ -100,8 +117,8 @@ def find(name: str, environ: Mapping[str, str], homes: Sequence[str] = _HOMES) -
         return found
     raise BadInputError(
         f"profiler = {name!r}: no {name} on PATH nor in {', '.join(homes)}. Install Nsight "
-        f"{'Compute' if name == 'ncu' else 'Systems'} where the run happens (inside its image), "
-        "load its module, or set profiler = 'torch'"
+        f"{'Compute' if name == 'ncu' else 'Systems'} where the run happens, mount it into its "
+        "container (docs/profiling.md), load its module, or set profiler = 'torch'"
     )
 
 
@@ -122,7 +139,8 @@ def check_permission(root: Path = Path("/")) -> None:
 def run(spec: RunSpec, run_dir: Path, rank: int, arguments: Sequence[str]) -> int:
     """Run ``python -m trainer`` with *arguments* under the spec's profiler; return its exit code.
 
-    Raises ``BadInputError`` when the profiler is missing or not permitted.
+    Raises ``BadInputError`` when the profiler is missing or not permitted, and ``ProfileError``
+    when it ends before the training does.
     """
     if spec.profiler is Profiler.NCU:
         check_permission()
@@ -136,15 +154,57 @@ def run(spec: RunSpec, run_dir: Path, rank: int, arguments: Sequence[str]) -> in
     tool.folder.mkdir(parents=True, exist_ok=True)
     for stale in tool.folder.glob(f"rank{rank}.*"):
         stale.unlink()
-    command = [*tool.prefix, sys.executable, "-m", "trainer", *arguments]
-    process = subprocess.Popen(command, env=harmless(os.environ) | {INSIDE: "1"})
-    signal.signal(signal.SIGTERM, lambda *_: _pass_on(process.pid))
-    code = process.wait()
+    code = _supervised(tool, [*tool.prefix, sys.executable, "-m", "trainer", *arguments])
     problem = finish(tool)
     if problem:
         write_atomic(tool.folder / f"rank{rank}.problem.txt", f"{problem}\n".encode())
         print(f"trainer: rank {rank}: {problem}", file=sys.stderr)  # noqa: T201
-    return code if code >= 0 else 128 - code
+    return code
+
+
+def say(words: str, environ: Mapping[str, str]) -> None:
+    """Tell the outer process, if there is one, that the trainer has *words* (begun, completed)."""
+    if INSIDE in environ:
+        write_atomic(Path(environ[INSIDE]), words.encode())
+
+
+def _supervised(tool: Tool, command: Sequence[str]) -> int:
+    """Return the exit code of the trainer in *command*, of which nothing is left running.
+
+    A profiler that gives up before the trainer has begun is started again: other ranks wait.
+    """
+    said, told = tool.folder / f"rank{tool.rank}.said", threading.Event()
+    for _ in range(_ATTEMPTS):
+        said.unlink(missing_ok=True)
+        process = subprocess.Popen(command, env=harmless(os.environ) | {INSIDE: str(said)})
+
+        def pass_on(*_: object, pid: int = process.pid) -> None:
+            told.set()
+            _pass_on(pid)
+
+        signal.signal(signal.SIGTERM, pass_on)
+        code = process.wait()
+        words = said.read_text() if said.exists() else ""
+        said.unlink(missing_ok=True)
+        if words == COMPLETED:
+            return 0
+        _end_what_is_left(said)
+        if code:
+            return code if code > 0 else 128 - code
+        if words or told.is_set():
+            break
+    raise ProfileError(
+        f"{tool.path} ended before the training did, which was ended with it; its own words are in "
+        "the rank's standard error. Run it again, or set profiler = 'torch'"
+    )
+
+
+def _end_what_is_left(said: Path) -> None:
+    """Kill the processes that were started with *said* in their environment."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(INSIDE) == str(said):
+                process.kill()
 
 
 def harmless(environ: Mapping[str, str]) -> dict[str, str]:
@@ -154,8 +214,11 @@ def harmless(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _pass_on(pid: int) -> None:
     """Tell the trainer itself to end: the profiler closes its file once that is gone."""
-    for child in psutil.Process(pid).children(recursive=True):
-        child.terminate()
+    with contextlib.suppress(psutil.Error):
+        profiler = psutil.Process(pid)
+        for process in profiler.children(recursive=True) or [profiler]:
+            with contextlib.suppress(psutil.Error):
+                process.terminate()
 
 
 def finish(tool: Tool) -> str:

@@ -7,16 +7,18 @@ import gzip
 import itertools
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import time
 from collections import Counter
 
+import psutil
 import pytest
 
 from tests.requirements import need
 from tests.trainer.conftest import command, environment, execute, make_spec
-from trainer import nsight
+from trainer import capture, nsight
 from trainer.contract import (
     ContractError,
     Device,
@@ -28,7 +30,7 @@ from trainer.contract import (
     WindowKind,
     loads,
 )
-from trainer.failures import BadInputError
+from trainer.failures import BadInputError, ProfileError
 from trainer.segments import segments
 
 STEPS = 6
@@ -187,7 +189,7 @@ def test_nsys_leaves_one_database_per_rank_with_every_range(nsys, plain, data, t
                 "left join StringIds on id = textId where end is not null group by 1"
             )
             counts = dict(rows)
-        for name in ("step", "data", "forward", "backward", "optimizer"):
+        for name in ("step", "data", "forward", "backward", capture.WAIT, "optimizer"):
             assert counts[name] == STEPS, counts
         assert counts["collective"] >= STEPS
     assert not list((done.run_dir / "profiles").glob("*.problem.txt"))
@@ -215,6 +217,67 @@ def test_sigterm_reaches_the_trainer_below_nsys(nsys, data, tmp_path):
     assert process.wait(60) == 1
     result = loads(RunResult, (run_dir / "result.json").read_bytes())
     assert "SIGTERM" in result.reason
+
+
+@pytest.mark.slow
+def test_a_profiler_that_dies_takes_its_run_along_and_says_so(nsys, data, tmp_path):
+    """nsys then ends with exit code 0, at once, and leaves the trainer running."""
+    spec = base(ranks=1, per_rank_batch=16, epochs=100_000, profiler=Profiler.NSYS)
+    run_dir = tmp_path / "run"
+    process = subprocess.Popen(command(spec, run_dir, data), cwd=tmp_path, env=environment())
+    deadline = time.monotonic() + 60
+    journal = run_dir / "metrics.jsonl"
+    while not (journal.exists() and '"window"' in journal.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (agent,) = [found for found in below(run_dir) if "--start-agent" in found.cmdline()]
+    agent.kill()
+    assert process.wait(60) == 1
+    result = loads(RunResult, (run_dir / "result.json").read_bytes())
+    assert "ended before the training did" in result.reason
+    assert below(run_dir) == []
+
+
+def below(run_dir) -> list[psutil.Process]:
+    """The processes that live under a profiler of *run_dir*."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(nsight.INSIDE, "").startswith(f"{run_dir}/"):
+                found.append(process)
+    return found
+
+
+WAYS = [
+    # A profiler that gave up twice before the trainer began: it did not see what came of it.
+    ("echo >>tries; [ $(wc -l <tries) = 3 ] || exit 0; printf completed >$SAID", 0),
+    ("echo >>tries; printf completed >$SAID; exit 9", 0),
+    ("printf begun >$SAID; exit 5", 5),
+    ("kill -KILL $$", 137),
+    ("printf begun >$SAID; setsid sleep 60 & exit 0", None),
+    ("echo >>tries; setsid sleep 60 & exit 0", None),
+]
+
+
+@pytest.mark.parametrize(("body", "code"), WAYS)
+def test_the_trainer_s_own_words_decide_what_became_of_it(tmp_path, monkeypatch, body, code):
+    monkeypatch.chdir(tmp_path)
+    tool = nsight.Tool(path="nsys", profiler=Profiler.NSYS, gpu=False, folder=tmp_path, rank=0)
+    script = ["bash", "-c", body.replace("$SAID", f"${nsight.INSIDE}")]
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        if code is None:
+            with pytest.raises(ProfileError, match="nsys ended before the training did"):
+                nsight._supervised(tool, script)
+        else:
+            assert nsight._supervised(tool, script) == code
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert below(tmp_path) == []
+    assert not list(tmp_path.glob("rank0.*"))
+    if "tries" in body:
+        tries = 1 if "exit 9" in body else 3
+        assert len((tmp_path / "tries").read_text().splitlines()) == tries
 
 
 @pytest.mark.slow
