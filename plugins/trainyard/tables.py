@@ -14,6 +14,7 @@ from trainyard.errors import ConfigurationError
 _KINDS: dict[type, str] = {
     str: "text",
     int: "a whole number",
+    float: "a number",
     bool: "true or false",
     tuple: "a list of texts",
 }
@@ -37,6 +38,8 @@ def typed(value: object, default: object, where: str) -> Any:
         return member(type(default), value, where)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = tuple(value)
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
     if type(value) is not type(default):
         raise ConfigurationError(f"{where} = {value!r}: must be {_KINDS.get(type(default))}")
     return value

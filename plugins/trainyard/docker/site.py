@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Any
 
 from trainyard.errors import ConfigurationError
+from trainyard.tables import known, typed
 
 
 class Containers(StrEnum):
@@ -177,8 +176,8 @@ def parse_mount(text: str) -> Mount:
     """Return the mount that ``source:target[:ro]`` describes, or raise with the rule."""
     source, _, rest = text.partition(":")
     target, _, mode = rest.partition(":")
-    known = bool(source.startswith("/") or _VOLUME.fullmatch(source))
-    if not (known and target.startswith("/") and target != "/" and mode in {"", "ro", "rw"}):
+    named = bool(source.startswith("/") or _VOLUME.fullmatch(source))
+    if not (named and target.startswith("/") and target != "/" and mode in {"", "ro", "rw"}):
         raise ConfigurationError(
             f"docker.mounts: {text!r} must be source:target or source:target:ro, the source a "
             "volume's name or an absolute path, the target an absolute path"
@@ -197,49 +196,14 @@ def parse_ulimit(text: str) -> tuple[str, int, int]:
     return name, int(soft), int(hard or soft)
 
 
-_ENUMS: dict[str, type[StrEnum]] = {"pull": Pull, "containers": Containers}
-_KINDS: dict[type, str] = {
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    tuple: "a list of texts",
-}
-
-
 def parse_docker(table: object, where: str) -> DockerSite:
     """Return the record of a ``[site.docker]`` table; *where* names it in errors."""
-    if not isinstance(table, Mapping):
-        raise ConfigurationError(f"{where} = {table!r} must be a table [{where}]")
-    kinds = {field.name: _kind(field.default) for field in fields(DockerSite)}
-    for key in table:
-        if key not in kinds:
-            raise ConfigurationError(
-                f"{where}.{key} is no field; choose from {', '.join(sorted(kinds))}"
-            )
-    if "image" not in table:
+    defaults = {field.name: field.default for field in fields(DockerSite)}
+    values = known(table, defaults, where)
+    if "image" not in values:
         raise ConfigurationError(
             f"{where}.image is missing; name the trainer's image, such as trainyard/trainer:dev"
         )
-    made = {name: _value(value, name, kinds[name], where) for name, value in table.items()}
+    defaults["image"] = ""
+    made = {name: typed(v, defaults[name], f"{where}.{name}") for name, v in values.items()}
     return DockerSite(**made)
-
-
-def _kind(default: object) -> type:
-    return type(default) if isinstance(default, str | int | float | tuple) else str
-
-
-def _value(value: object, name: str, kind: type, where: str) -> Any:
-    if name in _ENUMS:
-        try:
-            return _ENUMS[name](str(value))
-        except ValueError as error:
-            raise ConfigurationError(
-                f"{where}.{name} = {value!r}; choose from {', '.join(_ENUMS[name])}"
-            ) from error
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        value = tuple(value)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise ConfigurationError(f"{where}.{name} = {value!r}: must be {_KINDS[kind]}")
-    return value

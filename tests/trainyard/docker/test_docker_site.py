@@ -93,11 +93,19 @@ def test_cpus_and_gpus_take_their_pools():
         ('network = "my net"', r"must be the name of a network"),
         ("port = 80", r"must be 1024 to 65535"),
         ("mounts = [1]", r"must be a list of texts"),
+        ('cpus = "two"', r"must be a number"),
+        ("cpus = nan", r"must be 0 to 100000"),
     ],
 )
 def test_a_mistake_is_told_with_its_rule(line, words):
     with pytest.raises(ConfigurationError, match=words):
         parsed(line)
+
+
+@pytest.mark.parametrize("text", ["2", "2.0"])
+def test_a_number_may_be_written_as_a_whole_one(text):
+    found = parsed(f"cpus = {text}").docker.cpus
+    assert (found, type(found)) == (2.0, float)
 
 
 def test_the_image_must_be_named():
