@@ -53,8 +53,6 @@ class DeviceSpans:
     """Idle in a synchronising call, outside data."""
     host: Spans
     """Idle because the launch came late, outside data and sync."""
-    idle: Spans
-    """No device work."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -67,8 +65,6 @@ class DeviceTimes:
     """The unions behind the numbers."""
     data_basis: str
     """What the data gap was taken from; empty when nothing could tell."""
-    has_calls: bool
-    """Launching and synchronising calls are known; without them their gaps are unknown."""
 
 
 def device_times(rank: RankTrace, windows: Windows) -> DeviceTimes:
@@ -77,7 +73,6 @@ def device_times(rank: RankTrace, windows: Windows) -> DeviceTimes:
 
     waits, basis = _data_waits(rank, windows)
     parts = _parts(rank, waits, int(windows.start[0]), int(windows.end[-1]))
-    known = len(rank.calls) > 0
     frame = pd.DataFrame(
         {
             "window": windows.length.astype(np.float64),
@@ -87,7 +82,9 @@ def device_times(rank: RankTrace, windows: Windows) -> DeviceTimes:
             },
         }
     )
-    unknown = ([] if basis else ["data_gap"]) + ([] if known else ["sync_gap", "host_gap"])
+    unknown = ([] if basis else ["data_gap"]) + (
+        [] if len(rank.calls) else ["sync_gap", "host_gap"]
+    )
     frame[unknown] = np.nan
     frame["unexplained"] = frame["idle"] - frame["data"] - frame["sync"] - frame["host"]
     spans = DeviceSpans(
@@ -99,9 +96,8 @@ def device_times(rank: RankTrace, windows: Windows) -> DeviceTimes:
         data=parts["data"],
         sync=parts["sync"],
         host=parts["host"],
-        idle=parts["idle"],
     )
-    return DeviceTimes(frame=frame, spans=spans, data_basis=basis, has_calls=known)
+    return DeviceTimes(frame=frame, spans=spans, data_basis=basis)
 
 
 def _parts(rank: RankTrace, waits: Spans, low: int, high: int) -> dict[str, Spans]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainyard.errors import ProfileError
-from trainyard.profile.model import Kind
 
 if TYPE_CHECKING:
     from trainyard.profile.model import Array, Events, RankTrace
@@ -38,8 +37,6 @@ _PHASES: tuple[tuple[str, re.Pattern[str]], ...] = (
 )
 PHASES = ("data", "forward", "backward", "optimizer", "collective")
 """Phases in the order in which a step runs them."""
-FEWEST_STEPS = 2
-"""With a single step there is no scatter to take an interval from."""
 
 
 def is_step(name: str) -> bool:
@@ -130,8 +127,3 @@ def _from_ranges(ranges: Events) -> Windows:
     near = pause <= int(ranges.duration.max())
     end[:-1] = np.where(near, ranges.start[1:], ranges.end[:-1])
     return Windows(start=ranges.start, end=end, named=True, thread=int(ranges.thread[0]))
-
-
-def has_collectives(rank: RankTrace) -> bool:
-    """Whether any kernel of *rank* moves data between ranks."""
-    return bool((rank.device.kind == Kind.COLLECTIVE).any())
