@@ -1,4 +1,4 @@
-"""Around a profile: pairs of runs, missing traces, suggestions as specs, the preflight."""
+"""Around a profile: pairs of runs, missing traces, suggestions as specs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from tests.fakes.runs import site
 from trainer.contract import Control, Precision, Profiler, RunSpec, Scaling, Stall
 from trainyard.backends.identity import TaskIdentity
-from trainyard.environment_profilers import judge, profiler_checks
 from trainyard.errors import ConfigurationError, ProfileError
 from trainyard.paths import RunPaths
 from trainyard.presets import PRESETS, Preset
@@ -217,55 +216,3 @@ class TestSuggestions:
         assert "holds 1" not in clear
         assert "holds 1" in tried_sentence("a = 2", ratio([10.0, 10.4], [10.1, 10.2]))
         assert "no run without profiler" in tried_sentence("a = 2", None)
-
-
-FOUND = {
-    "nsys": "/opt/nsys",
-    "nsys_problem": "",
-    "ncu": "/opt/ncu",
-    "ncu_problem": "the driver restricts GPU counters (ERR_NVGPUCTRPERM)",
-}
-
-
-class TestPreflight:
-    def test_the_site_s_python_is_asked(self, tmp_path):
-        asked = []
-
-        def look(code):
-            asked.append(code)
-            return FOUND
-
-        (check,) = profiler_checks("nsys", look).values()
-        found = check(None, site(tmp_path))
-        assert (found.verdict, found.measured) == ("passed", "/opt/nsys")
-        assert "trainer" in asked[0]
-
-    def test_a_profiler_without_permission_fails_and_says_so(self, tmp_path):
-        found = judge("ncu", site(tmp_path), FOUND)
-        assert (found.verdict, found.measured) == ("failed", "not permitted")
-        assert "ERR_NVGPUCTRPERM" in found.fix
-        assert "profiler = 'torch'" in found.fix
-
-    def test_a_profiler_that_is_not_there_fails(self, tmp_path):
-        found = judge("nsys", site(tmp_path), {"nsys": "", "nsys_problem": "no nsys on PATH"})
-        assert (found.verdict, found.measured) == ("failed", "not found")
-        assert found.fix.startswith("no nsys on PATH")
-
-    def test_the_code_runs_in_the_trainer_s_environment(self, tmp_path):
-        from tests.fixtures.airflow import TRAINER
-        from tests.requirements import need
-        from trainyard.environment_profilers import CODE
-        from trainyard.hooks.profilers import python_of
-
-        need(TRAINER.exists(), f"the trainer's environment is missing ({TRAINER}): make setup-test")
-        found = python_of(site(tmp_path, python=str(TRAINER)))(CODE)
-        assert set(found) == {"nsys", "nsys_problem", "ncu", "ncu_problem"}
-        for tool in ("nsys", "ncu"):
-            assert bool(found[tool]) or "Install Nsight" in found[f"{tool}_problem"]
-
-    def test_a_python_that_fails_is_told_with_its_last_words(self, tmp_path):
-        from trainyard.errors import UnavailableError
-        from trainyard.hooks.profilers import python_of
-
-        with pytest.raises(UnavailableError, match=r"ended with 1: .*see the check `trainer`"):
-            python_of(site(tmp_path))("raise SystemExit('no')")
