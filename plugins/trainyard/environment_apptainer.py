@@ -19,6 +19,7 @@ from trainyard.environment import GIB, Checks, Finding
 from trainyard.settings import Settings
 from trainyard.sites import Site
 from trainyard.slurm.errors import CommandMissingError
+from trainyard.slurm.modules import after_modules
 from trainyard.slurm.transport import Completed, Transport
 from trainyard.store import Verdict
 
@@ -106,12 +107,7 @@ class _There:
 
     def run(self, argv: Sequence[str], timeout: float = 60.0) -> Completed:
         """Run *argv* after the site's modules."""
-        modules = self.site.slurm.modules if self.site.slurm else ()
-        if not modules:
-            return self.transport.run(argv, timeout=timeout)
-        load = "type module >/dev/null 2>&1 || . /etc/profile; "
-        load += "".join(f"module load {shlex.quote(module)} && " for module in modules)
-        return self.transport.run(["bash", "-c", f'{load}exec "$0" "$@"', *argv], timeout=timeout)
+        return self.transport.run(after_modules(self.site, argv), timeout=timeout)
 
     def program(self) -> Finding:
         """Check that the program is there, and new enough for the options that runs use."""

@@ -104,3 +104,22 @@ def test_a_python_that_fails_is_told_with_its_last_words(tmp_path):
 
     with pytest.raises(UnavailableError, match=r"ended with 1: .*see the check `trainer`"):
         python_of(site(tmp_path))("raise SystemExit('no')")
+
+
+def test_a_cluster_is_asked_after_its_modules(tmp_path, monkeypatch):
+    """A module that puts a profiler on the PATH, as those of clusters do."""
+    from tests.fixtures.airflow import TRAINER
+    from tests.requirements import need
+    from trainyard.environment_profilers import CODE
+    from trainyard.hooks.profilers import python_of
+
+    need(TRAINER.exists(), f"the trainer's environment is missing ({TRAINER}): make setup-test")
+    tool = tmp_path / "nsight/bin/nsys"
+    tool.parent.mkdir(parents=True)
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o755)
+    loads = f'() {{ [ "$*" = "load nsight/2025.1" ] && PATH={tool.parent}:$PATH; }}'
+    monkeypatch.setenv("BASH_FUNC_module%%", loads)
+    slurm = SlurmSite(modules=("nsight/2025.1",))
+    cluster = site(tmp_path, python=str(TRAINER), launcher=Launcher.SLURM, slurm=slurm)
+    assert python_of(cluster)(CODE)["nsys"] == str(tool)

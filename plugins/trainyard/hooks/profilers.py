@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from trainyard.errors import UnavailableError
 from trainyard.hooks.slurm import transport_of
 from trainyard.sites import Site
+from trainyard.slurm.modules import after_modules
 
 if TYPE_CHECKING:
     from trainyard.environment_profilers import Look
@@ -34,7 +35,7 @@ def python_of(site: Site) -> Look:
             from trainyard.environment_apptainer import image_command
 
             command = image_command(site, site.apptainer, code)
-        done = transport_of(site).run(command, timeout=_PATIENCE_S)
+        done = transport_of(site).run(after_modules(site, command), timeout=_PATIENCE_S)
         if done.rc:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise UnavailableError(
