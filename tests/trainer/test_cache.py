@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.trainer.cached import Filler, cache_of, content, keys
 from trainer.cache import Cache, CacheError, CacheFullError, Health, Limit
-from trainer.cache.locks import filesystem
+from trainer.cache.locks import filesystem, held
 
 KEEPS = settings(max_examples=40)
 
@@ -130,6 +130,27 @@ class TestEviction:
         ):
             filler.use(cache, "c")
         assert not filler.use(cache, "c")
+
+    def test_a_fill_that_ends_while_others_are_evicted_counts_once(self, tmp_path, monkeypatch):
+        """What it had announced is what it holds: nothing more has to go for it."""
+        cache, filler = cache_of(tmp_path, entries=3), Filler()
+        filler.use(cache, "old")
+        room, home = cache._room, tmp_path / "cache"
+        (home / "incoming" / "other").mkdir()
+        (home / "incoming" / "other" / "a.bin").write_bytes(content("other", 1000))
+        (home / "announced" / "other").write_text("1000")
+        evict = room.evict
+
+        def while_the_other_ends(key):
+            if (home / "incoming" / "other").exists():
+                (home / "incoming" / "other").rename(home / "entries" / "other")
+                (home / "announced" / "other").unlink()
+            return evict(key)
+
+        monkeypatch.setattr(room, "evict", while_the_other_ends)
+        with held(home / "locks" / "other.fill", wait_s=1):
+            cache.acquire("new", Filler(2000).of("new"), size_bytes=2000).release()
+        assert sorted(keys(cache)) == ["new", "other"]
 
     def test_more_than_the_whole_cache_is_refused_at_once(self, tmp_path):
         cache = cache_of(tmp_path, entries=2)

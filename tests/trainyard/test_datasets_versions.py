@@ -293,6 +293,9 @@ class TestCommands:
         (tmp_path / "cache" / "entries" / key / "dataset.json").unlink()
         assert "1 entries were damaged" in run(*here, "verify", key, code=1)
         assert "0 of 1,000,000,000 bytes; 1 set aside" in run(*here, "list")
+        assert "no such entry" in run(*here, "evict", key, code=1)
+        run(*here, "fill", "tiny")
+        assert run(*here, "evict", key) == f"evicted {key}\n"
         assert "which cache" in run("cache", "list", code=1)
 
     def test_a_site_names_the_cache(self, first, tmp_path, run):

@@ -165,26 +165,31 @@ class Room:
                 f"cache {self.root}: {needed:,} bytes are asked for and it may hold {limit:,} in "
                 "all; raise cache_limit, or leave cache_dir empty to read the data where they are"
             )
-        announced = sum(_number(note) for note in self._notes.iterdir())
-        unwritten = announced - sum(size_of(folder) for folder in self.incoming.iterdir())
         for folder in sorted(self.quarantine.iterdir()):
-            if self._short(needed, announced, unwritten, limit) > 0:
+            if self._short(needed, limit) > 0:
                 remove(folder)
         for entry in self._listed():
-            if self._short(needed, announced, unwritten, limit) <= 0:
+            if self._short(needed, limit) <= 0:
                 return
             self.evict(entry.key)
-        if (short := self._short(needed, announced, unwritten, limit)) > 0:
-            raise self._full(needed, short, announced)
+        if (short := self._short(needed, limit)) > 0:
+            raise self._full(needed, short)
 
-    def _short(self, needed: int, announced: int, unwritten: int, limit: int) -> int:
+    def _announced(self) -> int:
+        return sum(_number(note) for note in self._notes.iterdir())
+
+    def _short(self, needed: int, limit: int) -> int:
         """Return how many bytes are missing under the limit, or on the disk; 0 or less: none."""
+        # Anew each time, for fills end while others are evicted; and before the entries are
+        # counted: one that ends between the two counts twice, never not at all.
+        announced = self._announced()
+        unwritten = announced - sum(size_of(folder) for folder in self.incoming.iterdir())
         kept = sum(entry.size_bytes for entry in self._listed())
         kept += sum(size_of(folder) for folder in self.quarantine.iterdir())
         free = shutil.disk_usage(self.root).free - max(unwritten, 0)
         return max(kept + announced + needed - limit, needed - free)
 
-    def _full(self, needed: int, short: int, announced: int) -> CacheFullError:
+    def _full(self, needed: int, short: int) -> CacheFullError:
         entries = self._listed(ask_readers=True)
         used = sum(entry.size_bytes for entry in entries if entry.in_use)
         pinned = sum(entry.size_bytes for entry in entries if entry.pinned and not entry.in_use)
@@ -192,8 +197,8 @@ class Room:
         return CacheFullError(
             f"cache {self.root}: no room for {needed:,} bytes, {short:,} are missing; of at most "
             f"{self.limit_bytes:,} bytes {used:,} are being read, {pinned:,} are pinned, "
-            f"{announced:,} are being filled; {free:,} are free on the disk. Wait for the readers, "
-            "unpin entries, free the disk, or raise cache_limit"
+            f"{self._announced():,} are being filled; {free:,} are free on the disk. Wait for the "
+            "readers, unpin entries, free the disk, or raise cache_limit"
         )
 
 

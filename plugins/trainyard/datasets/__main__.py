@@ -135,7 +135,10 @@ def _verify(given: argparse.Namespace) -> Iterator[str]:
 
 def _evict(given: argparse.Namespace) -> list[str]:
     with explained():
-        if not _open(given).evict(given.key):
+        cache = _open(given)
+        if given.key not in {entry.key for entry in cache.entries()}:
+            raise ConfigurationError(f"{given.key}: no such entry; `cache list` names them")
+        if not cache.evict(given.key):
             raise ConfigurationError(
                 f"{given.key}: a run reads it, or it is pinned; wait for the run or unpin it"
             )
