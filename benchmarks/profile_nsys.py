@@ -140,7 +140,7 @@ def _write_device(
     pid_mark = ", ?" if schema.global_pid else ""
     is_kernel = work["kind"] < COPY
     if schema.graph == "graph":
-        _write_graphs(base, made, schema, pid)
+        _write_graphs(base, made, pid)
         is_kernel = np.zeros_like(is_kernel)
     full = np.array([ids[name] for name in made.names])
     brief = np.array([ids[short(name)] for name in made.names])
@@ -177,7 +177,7 @@ def _write_device(
         )  # fmt: skip
 
 
-def _write_graphs(base: sqlite3.Connection, made: Timeline, schema: Schema, pid: int) -> None:
+def _write_graphs(base: sqlite3.Connection, made: Timeline, pid: int) -> None:
     """Write each step's kernels as one graph launch, as --cuda-graph-trace=graph does."""
     work = made.device
     starts = np.array([low for low, _, name in made.ranges if name.startswith("step ")])

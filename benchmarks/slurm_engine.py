@@ -156,12 +156,12 @@ def _p95(values: list[float]) -> float:
     return sorted(values)[max(0, -(-95 * len(values) // 100) - 1)]
 
 
-def block_the_loop(jobs: int, seconds: float, folder: Path) -> dict[str, Any]:
+def block_the_loop(jobs: int, seconds: float) -> dict[str, Any]:
     """Watch *jobs* in real time, a round every 0.2 s, and say how long the event loop stood."""
-    return asyncio.run(_block_the_loop(jobs, seconds, folder))
+    return asyncio.run(_block_the_loop(jobs, seconds))
 
 
-async def _block_the_loop(jobs: int, seconds: float, folder: Path) -> dict[str, Any]:
+async def _block_the_loop(jobs: int, seconds: float) -> dict[str, Any]:
     clock = FakeClock()
     cluster = FakeCluster(clock)
     cluster.default_plan = Plan(lives=(Life(run_s=10**7),))
@@ -223,7 +223,7 @@ def measure(*, number: int = 1000, jobs: int = 1000) -> dict[str, Any]:
         (folder / "watch").mkdir()
         watching = watch_many(jobs, folder / "watch")
         print(f"watching: {watching}", file=sys.stderr)
-        loop = block_the_loop(jobs, 5.0, folder)
+        loop = block_the_loop(jobs, 5.0)
     loop["bytes_per_job"] = memory_per_job(jobs)
     print(f"loop: {loop}", file=sys.stderr)
     return {"submissions": lived, "watching": watching, "loop": loop}

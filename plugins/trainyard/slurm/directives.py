@@ -52,7 +52,7 @@ def header(spec: RunSpec, site: Site, paths: RunPaths, options: JobOptions) -> l
     """Return the directives of a single job, files included."""
     return [
         *_identity(paths, options),
-        *_place(site, slurm_of(site), options),
+        *_place(slurm_of(site), options),
         *_size(spec, site, slurm_of(site)),
         *_life(site, slurm_of(site), options),
         directive("chdir", str(paths.run_dir)),
@@ -90,7 +90,7 @@ def _identity(paths: RunPaths, options: JobOptions) -> list[str]:
     ]
 
 
-def _place(site: Site, slurm: SlurmSite, options: JobOptions) -> list[str]:
+def _place(slurm: SlurmSite, options: JobOptions) -> list[str]:
     tier = slurm.tier(options.tier)
     excluded = dict.fromkeys((*slurm.exclude_nodes, *options.exclude_nodes))
     values = {

@@ -36,7 +36,7 @@ def render(part: Part, site: Site, options: JobOptions) -> tuple[tuple[str, ...]
     script that Slurm would refuse.
     """
     check_fits(part.spec, site, options)
-    argv = _argv(part, site, options)
+    argv = srun_command(part, site)
     lines = ["#!/bin/bash", f"# run {job_name_of_run(part.paths)}"]
     lines += header(part.spec, site, part.paths, options)
     lines += [wrapper.FUNCTIONS, *_run(part, site, argv)]
@@ -66,9 +66,9 @@ def render_array(
     lines += _array_header(first, site, paths, options, len(parts))
     lines += [wrapper.FUNCTIONS, 'case "$SLURM_ARRAY_TASK_ID" in']
     for index, part in enumerate(parts):
-        lines += [f"{index})", *_run(part, site, _argv(part, site, single), own_logs=True), ";;"]
+        lines += [f"{index})", *_run(part, site, srun_command(part, site), own_logs=True), ";;"]
     lines += ["esac", 'echo "no element $SLURM_ARRAY_TASK_ID" >&2', "exit 75"]
-    return _argv(first, site, single), _checked("\n".join(lines) + "\n", site)
+    return srun_command(first, site), _checked("\n".join(lines) + "\n", site)
 
 
 def _array_header(
@@ -99,10 +99,6 @@ def _without_throttle(options: JobOptions) -> JobOptions:
 def job_name_of_run(paths: RunPaths) -> str:
     """Return the run id, checked to be one word: it stands in a comment line."""
     return job_name(paths, JobOptions())
-
-
-def _argv(part: Part, site: Site, options: JobOptions) -> tuple[str, ...]:
-    return srun_command(part, site)
 
 
 def _run(part: Part, site: Site, argv: tuple[str, ...], *, own_logs: bool = False) -> list[str]:
