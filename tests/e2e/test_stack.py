@@ -11,9 +11,7 @@ import shutil
 import ssl
 import subprocess
 import urllib.error
-import urllib.parse
 import urllib.request
-from pathlib import Path
 
 import pytest
 
@@ -26,6 +24,14 @@ from tests.fixtures.stack import (
     until,
     up,
 )
+from tests.fixtures.stack_users import (
+    failures,
+    fetch,
+    login,
+    night_from_the_browser,
+    prometheus,
+    rows,
+)
 from tests.requirements import need
 from trainyard.errors import UnavailableError
 
@@ -36,34 +42,6 @@ TINY = {"dataset": "digits", "preset": "demo", "repeats": 1, "steps": 10, "modes
         "controls": ["none"]}  # fmt: skip
 LIMIT_S = 180
 IDLE_BYTES = 6e9
-
-
-def failures(stack, dag_id: str, dag_run_id: str) -> str:
-    """Tasks that failed with the end of their logs, for the message of a failed assertion."""
-    api = stack.api()
-    found = []
-    for task in api.tasks(dag_id, dag_run_id):
-        if task.state == "failed":
-            path = f"/api/v2/dags/{dag_id}/dagRuns/{dag_run_id}/taskInstances/{task.task_id}/logs/1"
-            said = api.call("GET", path, params={"map_index": task.map_index})
-            lines = [str(line.get("event", line)) for line in said["content"][-25:]]
-            found.append("\n".join([f"{task.task_id}[{task.map_index}]", *lines]))
-    return "\n\n".join(found)
-
-
-def rows(stack, dag_run_id: str) -> list[dict[str, str]]:
-    names = ["run_id", "status", "sane", "site", "ranks", "nodes", "mlflow_url"]
-    found = stack.sql(
-        "results", f"SELECT {', '.join(names)} FROM runs WHERE dag_run_id = '{dag_run_id}'"
-    )
-    return [dict(zip(names, row, strict=True)) for row in found]
-
-
-def prometheus(stack, question: str) -> list[dict]:
-    query = urllib.parse.urlencode({"query": question})
-    url = f"{stack.url('PROMETHEUS_PORT')}/api/v1/query?{query}"
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return json.load(answer)["data"]["result"]
 
 
 # --- the start -----------------------------------------------------------------------------------
@@ -165,37 +143,11 @@ def test_nobody_gets_in_without_a_password(compose_stack):
 @pytest.fixture(scope="module")
 def nightly(compose_stack, browser):
     """Two nights: in containers, started in the browser; over two nodes, started through REST."""
-    page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
-    url, before = compose_stack.url("AIRFLOW_PORT"), night_runs(compose_stack)
-    page.goto(f"{url}/")
-    page.locator("input[name=username]").fill("operator")
-    page.locator("input[name=password]").fill(compose_stack.values["OPERATOR_PASSWORD"])
-    page.locator("input[type=submit]").click()
-    page.wait_for_url(f"{url}/", wait_until="networkidle")
-    page.goto(f"{url}/dags/nightly_benchmark")
-    page.get_by_role("button", name="Trigger").first.click()
-    dialog = page.get_by_role("dialog")
-    dialog.wait_for()
-    dialog.get_by_role("button", name="How much", exact=True).click()
-    for name, value in (("ranks", "1"), ("modes", "strong"), ("controls", "none")):
-        field = dialog.locator(f"xpath=.//input[@name='element_{name}']/preceding::input[1]")
-        field.fill(value)
-        field.press("Enter")
-    dialog.locator("input[name=element_repeats]").fill("1")
-    dialog.get_by_role("button", name="Training", exact=True).click()
-    dialog.locator("input[name=element_steps]").fill("10")
-    dialog.get_by_role("button", name="Trigger").last.click()
-    first = until(lambda: night_runs(compose_stack) - before, 60, "a run from the browser").pop()
-    page.context.close()
+    first = night_from_the_browser(compose_stack, browser)
     second = compose_stack.api().trigger(
         "nightly_benchmark", {**TINY, "site": "slurm", "ranks": [2]}, "over-rest"
     )
     return {"docker": first, "slurm": second}
-
-
-def night_runs(stack) -> set[str]:
-    found = stack.api().call("GET", "/api/v2/dags/nightly_benchmark/dagRuns")
-    return {run["dag_run_id"] for run in found["dag_runs"]}
 
 
 @pytest.mark.parametrize("site", ["docker", "slurm"])
@@ -305,35 +257,6 @@ def test_with_tls_everything_goes_through_the_certificate_and_nothing_in_the_cle
         assert fetch(address, trusting, "viewer", compose_stack.values["VIEWER_PASSWORD"]) == 200
         with pytest.raises(urllib.error.HTTPError, match="401"):
             fetch(address, trusting, "viewer", compose_stack.values["ADMIN_PASSWORD"])
-
-
-def fetch(url: str, context: ssl.SSLContext, user: str, password: str) -> int:
-    manager = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-    manager.add_password(None, url, user, password)
-    opener = urllib.request.build_opener(
-        urllib.request.HTTPSHandler(context=context), urllib.request.HTTPBasicAuthHandler(manager)
-    )
-    with opener.open(url, timeout=20) as answer:
-        return answer.status
-
-
-def login(stack, secure: str, authority: Path) -> None:
-    """Log in as a browser does and look at the cookies: none may travel in the clear."""
-    import httpx
-
-    context = ssl.create_default_context(cafile=str(authority))
-    with httpx.Client(base_url=secure, verify=context, follow_redirects=False) as client:
-        form = client.get("/auth/login/")
-        token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', form.text)
-        body = {"username": "admin", "password": stack.values["ADMIN_PASSWORD"],
-                "csrf_token": token[1]}  # fmt: skip
-        done = client.post("/auth/login/", data=body, headers={"Referer": f"{secure}/auth/login/"})
-        assert done.status_code == 302, done.text[:300]
-        cookies = done.headers.get_list("set-cookie")
-        assert any(cookie.startswith("_token=") for cookie in cookies), cookies
-        assert all("secure" in cookie.lower() for cookie in cookies), cookies
-        target = done.headers["location"]
-        assert not target.startswith("http://"), target
 
 
 # --- the end --------------------------------------------------------------------------------------
