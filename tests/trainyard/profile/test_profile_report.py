@@ -22,6 +22,7 @@ from trainyard.profile.readers.ncu import read_ncu
 from trainyard.profile.report import build
 from trainyard.profile.report.comparison import comparison_document
 from trainyard.profile.report.figures import figures_of
+from trainyard.profile.report.roofline import ceilings_of
 from trainyard.profile.report.timeline import timeline_data, timeline_html
 
 TRACES = Path(__file__).parents[2] / "fixtures" / "traces"
@@ -86,6 +87,29 @@ def test_the_roofline_is_drawn_where_flop_and_bytes_are_counted(tmp_path):
     assert "H100 80GB HBM3" in figure.caption
     build(found, tmp_path / "out")
     assert "fp32" in (tmp_path / "out" / "figures" / "roofline.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "known"),
+    [
+        ("NVIDIA A100-SXM4-40GB", "A100-SXM4-40GB"),
+        ("NVIDIA A100 80GB PCIe", "A100 80GB PCIe"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA GH200 480GB", ""),
+        ("Tesla V100-SXM2-16GB", "V100"),
+        ("", ""),
+    ],
+)
+def test_a_roofline_has_the_ceilings_of_its_very_device(gpu, known):
+    assert ceilings_of(gpu) == known
+
+
+def test_a_device_that_only_copied_has_a_report_without_kernels(tmp_path):
+    copies = [Segment("h2d", MS), Segment("host", MS)]
+    found = analyse(read_trace([write_nsys(tmp_path / "r0.sqlite", timeline(copies))]))
+    page = build(found, tmp_path / "out").html.read_text()
+    assert "kernels.csv" not in page
+    assert found.verdict.headline in page
 
 
 def test_the_export_is_a_trace_with_every_event_of_the_steps(folder):

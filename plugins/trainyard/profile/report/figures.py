@@ -172,9 +172,9 @@ def _draw_attribution(canvas: Canvas, frame: pd.DataFrame) -> None:
 
 
 def kernel_ranking(analysis: ProfileAnalysis) -> Figure | None:
-    """Return the kernels of the first rank that cost most, or None without a device."""
+    """Return the kernels of the first rank that cost most, or None where it ran none."""
     item = analysis.ranks[0]
-    if item.kernels is None:
+    if item.kernels is None or not item.kernels.kernels:
         return None
     steps = len(item.windows.start)
     frame = pd.DataFrame(

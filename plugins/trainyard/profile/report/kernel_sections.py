@@ -17,9 +17,9 @@ MOST_KERNELS = 20
 
 
 def kernel_sections(analysis: ProfileAnalysis) -> list[Section]:
-    """Return the section on kernels, or none without a device."""
+    """Return the section on kernels, or none where the first rank ran none."""
     rank = analysis.ranks[0]
-    if rank.kernels is None:
+    if rank.kernels is None or not rank.kernels.kernels:
         return []
     names = {"kernel_ranking", "roofline"}
     figures = [item for item in figures_of(analysis) if item.name in names]
@@ -74,9 +74,8 @@ def _kernel_table(rank: RankAnalysis) -> Table:
 def tables_with_rows(analysis: ProfileAnalysis) -> list[str]:
     """Return the tables that this profile has rows for."""
     rank = analysis.ranks[0]
-    return [
-        name for name, found in (("kernels", rank.kernels), ("operators", rank.operators)) if found
-    ]
+    kernels = rank.kernels.kernels if rank.kernels is not None else ()
+    return [name for name, rows in (("kernels", kernels), ("operators", rank.operators)) if rows]
 
 
 def operator_sections(analysis: ProfileAnalysis) -> list[Section]:

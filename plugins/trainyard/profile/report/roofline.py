@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,10 +18,14 @@ if TYPE_CHECKING:
     from trainyard.profile.kernels import Kernel
     from trainyard.profile.result import ProfileAnalysis
 
-# Dense peaks from NVIDIA's data sheets: 16-bit tensor cores, fp32 [FLOP/s], memory [byte/s].
+# Dense peaks from NVIDIA's data sheets: 16-bit tensor cores, fp32 [FLOP/s], memory [byte/s]. By
+# words of the device's name as the driver gives it: the same chip comes with several memories.
 DEVICES = {
     "V100": (125e12, 15.7e12, 0.9e12),
-    "A100": (312e12, 19.5e12, 2.039e12),
+    "A100-SXM4-40GB": (312e12, 19.5e12, 1.555e12),
+    "A100-PCIE-40GB": (312e12, 19.5e12, 1.555e12),
+    "A100 80GB PCIe": (312e12, 19.5e12, 1.935e12),
+    "A100-SXM4-80GB": (312e12, 19.5e12, 2.039e12),
     "L40S": (362e12, 91.6e12, 0.864e12),
     "H100 PCIe": (756e12, 51e12, 2.0e12),
     "H100 80GB HBM3": (989.5e12, 67e12, 3.35e12),
@@ -35,7 +40,7 @@ def roofline(analysis: ProfileAnalysis) -> Figure | None:
     if not kernels:
         return None
     gpu = analysis.trace.ranks[0].gpu
-    known = next((name for name in DEVICES if name in gpu), "")
+    known = ceilings_of(gpu)
     frame = pd.DataFrame([_point(kernel) for kernel in kernels])
     frame["device"] = known
     counted = all(kernel.basis == COUNTERS for kernel in kernels)
@@ -58,6 +63,11 @@ def roofline(analysis: ProfileAnalysis) -> Figure | None:
         draw=_draw_roofline,
         height=3.0,
     )
+
+
+def ceilings_of(gpu: str) -> str:
+    """Return the key of ``DEVICES`` for the device called *gpu*, or an empty text."""
+    return next((name for name in DEVICES if re.search(rf"(?<!\w){re.escape(name)}", gpu)), "")
 
 
 def _point(kernel: Kernel) -> dict[str, object]:
