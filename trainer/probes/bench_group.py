@@ -48,7 +48,8 @@ def _together(found: Found, backend: str, ranks: int, *, quick: bool, doubt: str
         command = [sys.executable, "-m", "trainer.probes.rank", backend, str(out)]
         command += ["quick"] if quick else []
         common = os.environ | {
-            "PROBE_STORE": f"{folder}/store",
+            "PROBE_STORE": f"file:{folder}/store",
+            "PROBE_PREFIX": f"{backend}.{ranks}_ranks",
             "WORLD_SIZE": str(ranks),
             "OMP_NUM_THREADS": "1",
             "PROBE_DOUBT": doubt,
@@ -69,8 +70,7 @@ def _together(found: Found, backend: str, ranks: int, *, quick: bool, doubt: str
             last = next((w.strip().splitlines()[-1] for w in words if w.strip()), "no message")
             found.problem("collectives", f"{backend} between {ranks} ranks: {last}")
             return
-        data = json.loads(out.read_text())
-        found.measurements += [decode(Measurement, one) for one in data]
+        found.measurements += read_measured(out)
 
 
 def measure_group(prefix: str, *, quick: bool, device: str, doubt: str = "") -> list[Measurement]:
@@ -151,3 +151,8 @@ def _ping(prefix: str, device: str, doubt: str, *, quick: bool) -> Measurement:
 def write_measured(made: list[Measurement], out: Path) -> None:
     """Write *made* for whoever started the ranks."""
     out.write_text(json.dumps([encode(one) for one in made]))
+
+
+def read_measured(out: Path) -> list[Measurement]:
+    """Return what ``write_measured`` wrote."""
+    return [decode(Measurement, one) for one in json.loads(out.read_text())]
