@@ -119,6 +119,8 @@ KEYS: tuple[Key, ...] = (
     _choice("NIGHTLY_SCHEDULE", "0 2 * * *", "Cron line of nightly_benchmark in UTC; empty: never"),
     _choice("TRAINER_CORES", "", "Cores of one run in containers; empty: all of this machine"),
     _choice("TRAINER_GPUS", "0", "GPUs of one run in containers"),
+    _choice("TRAINER_TOOLS", "",
+            "Host folders that runs may read, with commas: /opt/nvidia/nsight-systems"),
     _choice("SLURM_NODE_CPUS", 1, "Cores of each node of the profile slurm"),
     _choice("SLURM_NODE_MEMORY_MB", 2048, "Memory of each of these nodes in MiB"),
     _secret("POSTGRES_PASSWORD", "Superuser of PostgreSQL; no service uses it"),

@@ -152,11 +152,20 @@ def sites(values: Mapping[str, str], place: Place) -> str:
         "image": f"trainyard/trainer:{values['TRAINYARD_TAG']}",
         "host": "tcp://docker-proxy:2375",
         "network": f"{place.project}-ranks",
-        "mounts": [f"{place.project}_runs:{RUNS}", f"{place.project}_data:{DATA}"],
+        "mounts": [
+            f"{place.project}_runs:{RUNS}",
+            f"{place.project}_data:{DATA}",
+            *(f"{folder}:{folder}:ro" for folder in tools(values)),
+        ],
     }
     text = _tables("docker", here, engine)
     text += _tables("docker-ranks", here, engine | {"containers": "per_rank"})
     return text + (_slurm_site(values, here) if "slurm" in place.profiles else "")
+
+
+def tools(values: Mapping[str, str]) -> list[str]:
+    """Return the host's folders that runs see under the same path, to read: profilers."""
+    return [part.strip() for part in values["TRAINER_TOOLS"].split(",") if part.strip()]
 
 
 def _tables(name: str, here: Mapping[str, object], engine: Mapping[str, object]) -> str:
@@ -171,12 +180,13 @@ def _slurm_site(values: Mapping[str, str], here: Mapping[str, object]) -> str:
 
 
 def proxy_policy(values: Mapping[str, str], place: Place) -> dict[str, object]:
-    """Return what the Docker socket proxy permits: our trainer, its network, its two volumes."""
+    """Return what the Docker socket proxy permits: our trainer, its network, volumes and tools."""
     return {
         "listen": "0.0.0.0:2375",  # on a network that only those who launch runs are in
         "images": [f"trainyard/trainer:{values['TRAINYARD_TAG']}"],
         "networks": [f"{place.project}-ranks", "none"],
         "volumes": [f"{place.project}_runs", f"{place.project}_data"],
+        "binds": tools(values),
         "gpus": int(values["TRAINER_GPUS"]) > 0,
         "user": "10001:10001",
     }

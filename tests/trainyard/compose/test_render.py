@@ -64,15 +64,22 @@ def test_gpus_and_cores_are_as_env_says(values):
     assert found.pool == "trainyard_gpu"
 
 
-def test_the_proxy_permits_exactly_what_the_sites_use(values):
+@pytest.mark.parametrize("tools", ["", "/opt/nvidia/nsight-systems, /opt/nvidia/nsight-compute"])
+def test_the_proxy_permits_exactly_what_the_sites_use(values, tools):
     from trainyard.dockerproxy.policy import Policy
 
+    values["TRAINER_TOOLS"] = tools
     table = render.proxy_policy(values, CLUSTER)
     policy = Policy(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
     site = parse_sites(render.sites(values, CLUSTER), "sites")["docker"]
     assert policy.images == (site.docker.image,)
     assert site.docker.network in policy.networks
-    assert set(policy.volumes) == {mount.source for mount in site.docker.all_mounts}
+    mounts = site.docker.all_mounts
+    assert set(policy.volumes) == {mount.source for mount in mounts if mount.is_volume}
+    folders = [mount for mount in mounts if not mount.is_volume]
+    assert list(policy.binds) == [mount.source for mount in folders]
+    assert len(folders) == (2 if tools else 0)
+    assert all(mount.read_only and mount.target == mount.source for mount in folders)
     assert not policy.gpus
     assert not policy.binds_below
 
