@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from trainyard.probing.judge import Judged, Judgement, defects, judge
 from trainyard.probing.peers import Outlier, disagreeing
 from trainyard.probing.references import References, parse_references
 from trainyard.probing.running import Probed, probe_site
-from trainyard.probing.services import median_of, object_store
+from trainyard.probing.services import measure_services, median_of
 from trainyard.settings import Settings
 from trainyard.sites import Site
 from trainyard.store import EnvironmentCheck, Verdict, open_store
@@ -85,14 +84,7 @@ def examine(
     told = _Teller(site=site.name, moment=moment, dag_run_id=dag_run_id)
     try:
         references = read_references(settings, site.name)
-        probed = probe_site(
-            site,
-            backend,
-            name=f"probes-{time.time_ns():x}",
-            quick=thoroughness is Thoroughness.QUICK,
-            nodes=nodes,
-        )
-        reports = _with_services(settings, site, probed)
+        reports = _reports(settings, site, backend, thoroughness, nodes)
         today = dt.datetime.now(dt.UTC).date()
         judged = [judge(report, references, today) for report in reports]
     except (TrainyardError, OSError) as error:
@@ -114,6 +106,27 @@ def examine(
     )
     bad = tuple(row.report.node for row in rows if row.verdict is Verdict.FAILED)
     return Examination(checks=checks, rows=rows, bad_nodes=bad)
+
+
+def _reports(
+    settings: Settings, site: Site, backend: Backend, thoroughness: Thoroughness, nodes: int
+) -> list[ProbeReport]:
+    """Return a report per node, the first one with what was timed from this side."""
+    probed = probe_site(
+        site,
+        backend,
+        name=f"probes-{time.time_ns():x}",
+        quick=thoroughness is Thoroughness.QUICK,
+        nodes=nodes,
+    )
+    made, problems = measure_services(settings)
+    first, *others = probed.reports
+    whole = replace(
+        first,
+        measurements=(*first.measurements, _start(site, probed), *made),
+        problems=(*first.problems, *problems),
+    )
+    return [whole, *others]
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -147,21 +160,16 @@ def _kept(settings: Settings, rows: Sequence[ProbeRow], site: str) -> dict[str, 
     return earlier
 
 
-def _with_services(settings: Settings, site: Site, probed: Probed) -> list[ProbeReport]:
-    """Return the reports, the first one with what was timed from this side."""
+def _start(site: Site, probed: Probed) -> Measurement:
+    """Return what starting and ending cost there."""
     what = {"docker": "a container", "slurm": "a job"}.get(site.launcher.value, "a process")
-    start = median_of(
+    return median_of(
         "container.start_to_end" if site.docker or site.apptainer else "launch.start_to_end",
         [probed.around_s],
         "s",
         # A queue is no property of the machine.
         f"{what} may have waited in a queue" if site.slurm else "",
     )
-    more: list[Measurement] = [start]
-    with contextlib.suppress(Exception):  # the check "object store" of the verification says why
-        more += object_store(settings)
-    first, *others = probed.reports
-    return [replace(first, measurements=(*first.measurements, *more)), *others]
 
 
 def _row(

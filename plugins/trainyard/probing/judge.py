@@ -53,6 +53,8 @@ FIXES = (
     ("nccl.", "look at NVLink and InfiniBand states: nvidia-smi nvlink -s, ibstat"),
     ("mpi.", "look at foreign load, and at which transport MPI chose: ompi_info, UCX_LOG_LEVEL"),
     ("objectstore.", "look at the store's own load and at the network towards it"),
+    ("tracking.", "look at the tracking server's own load and at the database behind it"),
+    ("results.", "look at the database's own load, its disk and the network towards it"),
     ("container.", "see that the image is on the node already and its disk is not busy"),
 )
 """What to look at first, by the beginning of a measurement's generic name."""

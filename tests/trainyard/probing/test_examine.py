@@ -16,7 +16,7 @@ from tests.fixtures.airflow import TRAINER
 from tests.fixtures.settings import make_settings
 from tests.requirements import need
 from tests.trainyard.probing.reports import FACTS, measurement, report
-from trainer.contract import dumps, loads
+from trainer.contract import Problem, dumps, loads
 from trainyard.backends import open_backend
 from trainyard.docker.site import DockerSite
 from trainyard.errors import EnvironmentFailedError
@@ -32,6 +32,7 @@ from trainyard.slurm.site import SlurmSite
 from trainyard.store import EnvironmentCheck, Verdict, migrate, open_store
 from trainyard.store.probes import find_probe, recent_probes
 
+EXAMINE = "trainyard.probing.examine"
 WRITES = """
 while [ $# -gt 0 ]; do [ "$1" = --out ] && out=$2; shift; done
 mkdir -p "$out"
@@ -45,6 +46,12 @@ def settings(tmp_path):
     with open_store(made.results_url) as store:
         migrate(store)
     return made
+
+
+@pytest.fixture(autouse=True)
+def no_services(monkeypatch):
+    """None behind the site: the settings' addresses answer nobody, and tests need not wait."""
+    monkeypatch.setattr(f"{EXAMINE}.measure_services", lambda settings: ([], []))
 
 
 def place(tmp_path, body):
@@ -82,6 +89,19 @@ def test_what_the_probes_found_is_judged_and_stored(settings, tmp_path):
     names = [one.name for one in row.report.measurements]
     assert "launch.start_to_end" in names, "timed on this side"
     assert not list((tmp_path / "runs").glob("probes*")), "its folder is gone"
+
+
+def test_what_services_reach_and_why_not_stands_in_the_first_report(
+    settings, tmp_path, monkeypatch
+):
+    made = measurement("tracking.log_batch", 2e4, "1/s")
+    silent = Problem(probe="services", what="object store not measured: no answer", fix="its check")
+    monkeypatch.setattr(f"{EXAMINE}.measure_services", lambda settings: ([made], [silent]))
+    checks, found = examined(settings, answering(tmp_path, report()))
+    first = found.rows[0].report
+    assert made in first.measurements
+    assert first.problems[-1] == silent
+    assert "services: object store not measured: no answer; its check" in checks["probes"].detail
 
 
 def test_a_defect_fails_the_check_and_names_node_and_fix(settings, tmp_path):
