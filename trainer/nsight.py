@@ -173,7 +173,8 @@ def _supervised(tool: Tool, command: Sequence[str]) -> int:
 
     A profiler that gives up before the trainer has begun is started again: other ranks wait.
     """
-    said, told = tool.folder / f"rank{tool.rank}.said", threading.Event()
+    # Called a draft, since files of a run are sent to the object store while it goes on.
+    said, told = tool.folder / f"rank{tool.rank}.said.partial", threading.Event()
     for _ in range(_ATTEMPTS):
         said.unlink(missing_ok=True)
         process = subprocess.Popen(command, env=harmless(os.environ) | {INSIDE: str(said)})
