@@ -17,6 +17,7 @@ from trainer.nvml import Nvml
 from trainer.probes import facts_gpu, facts_host, facts_places
 from trainer.probes.bench_cpu import peak
 from trainer.probes.found import Place
+from trainer.probes.native import find_program
 from trainer.probes.registry import PROBES, Entry, find
 from trainer.probes.supervisor import Supervisor
 from trainer.probes.timing import Limit, Timed, bootstrap, rate
@@ -308,6 +309,10 @@ def test_a_real_run_measures_this_machine(tmp_path):
     assert report.seconds < 60
     measured = {one.name: one for one in report.measurements}
     assert measured["memory.triad"].value > 1e8
+    if find_program("cc", "gcc") and os.uname().machine == "x86_64":
+        assert measured["memory.triad_streaming"].value > 1e8
+    if find_program("mpicc") and find_program("mpirun"):
+        assert any(name.startswith("mpi.") and "all_reduce_bus" in name for name in measured)
     assert measured["cpu.matmul_fp32"].unit == "FLOP/s"
     assert {"disk.sequential_read", "loader.workers_0"} <= set(measured)
     assert any(name.startswith("gloo.") and name.endswith("point_to_point") for name in measured)
