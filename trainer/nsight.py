@@ -36,7 +36,7 @@ from trainer.files import write_atomic
 INSIDE = "TRAINYARD_UNDER_PROFILER"
 """In the environment of the process that is profiled: the file in which it says how far it is."""
 BEGUN, COMPLETED = "begun", "completed"
-_ATTEMPTS = 3
+_ATTEMPTS, _KILL_S = 3, 10
 _HOMES = {
     "nsys": (
         "/opt/nvidia/nsight-systems/*/bin",
@@ -190,22 +190,26 @@ def _supervised(tool: Tool, command: Sequence[str]) -> int:
         if words == COMPLETED:
             return 0
         _end_what_is_left(said)
-        if code:
+        if words and code:
             return code if code > 0 else 128 - code
         if words or told.is_set():
             break
+    what = "ended before the training did" if words else "gave up before the training began"
     raise ProfileError(
-        f"{tool.path} ended before the training did, which was ended with it; its own words are in "
-        "the rank's standard error. Run it again, or set profiler = 'torch'"
+        f"{tool.path} {what} (exit code {code}), so the run ends too; standard error has its own "
+        "words. Run it again, or set profiler = 'torch'"
     )
 
 
 def _end_what_is_left(said: Path) -> None:
     """Kill the processes that were started with *said* in their environment."""
+    killed = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.environ().get(INSIDE) == str(said):
                 process.kill()
+                killed.append(process)
+    psutil.wait_procs(killed, timeout=_KILL_S)
 
 
 def harmless(environ: Mapping[str, str]) -> dict[str, str]:

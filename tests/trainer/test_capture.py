@@ -248,36 +248,38 @@ def below(run_dir) -> list[psutil.Process]:
     return found
 
 
+ENDED, GAVE_UP = "nsys ended before the training did", "nsys gave up before the training began"
 WAYS = [
     # A profiler that gave up twice before the trainer began: it did not see what came of it.
-    ("echo >>tries; [ $(wc -l <tries) = 3 ] || exit 0; printf completed >$SAID", 0),
-    ("echo >>tries; printf completed >$SAID; exit 9", 0),
-    ("printf begun >$SAID; exit 5", 5),
-    ("kill -KILL $$", 137),
-    ("printf begun >$SAID; setsid sleep 60 & exit 0", None),
-    ("echo >>tries; setsid sleep 60 & exit 0", None),
+    ("[ $(wc -l <tries) = 3 ] || exit 1; printf completed >$SAID", 3, 0),
+    ("printf completed >$SAID; exit 9", 1, 0),
+    ("printf begun >$SAID; exit 5", 1, 5),
+    ("printf begun >$SAID; kill -KILL $$", 1, 137),
+    ("printf begun >$SAID; setsid sleep 60 & exit 0", 1, ENDED),
+    ("setsid sleep 60 & exit 0", 3, GAVE_UP),
+    ("exit 3", 3, GAVE_UP),
 ]
 
 
-@pytest.mark.parametrize(("body", "code"), WAYS)
-def test_the_trainer_s_own_words_decide_what_became_of_it(tmp_path, monkeypatch, body, code):
+@pytest.mark.parametrize(("body", "tries", "outcome"), WAYS)
+def test_the_trainer_s_own_words_decide_what_became_of_it(
+    tmp_path, monkeypatch, body, tries, outcome
+):
     monkeypatch.chdir(tmp_path)
     tool = nsight.Tool(path="nsys", profiler=Profiler.NSYS, gpu=False, folder=tmp_path, rank=0)
-    script = ["bash", "-c", body.replace("$SAID", f"${nsight.INSIDE}")]
+    script = ["bash", "-c", f"echo >>tries; {body.replace('$SAID', f'${nsight.INSIDE}')}"]
     before = signal.getsignal(signal.SIGTERM)
     try:
-        if code is None:
-            with pytest.raises(ProfileError, match="nsys ended before the training did"):
+        if isinstance(outcome, str):
+            with pytest.raises(ProfileError, match=outcome):
                 nsight._supervised(tool, script)
         else:
-            assert nsight._supervised(tool, script) == code
+            assert nsight._supervised(tool, script) == outcome
     finally:
         signal.signal(signal.SIGTERM, before)
     assert below(tmp_path) == []
     assert not list(tmp_path.glob("rank0.*"))
-    if "tries" in body:
-        tries = 1 if "exit 9" in body else 3
-        assert len((tmp_path / "tries").read_text().splitlines()) == tries
+    assert len((tmp_path / "tries").read_text().splitlines()) == tries
 
 
 @pytest.mark.slow
