@@ -149,9 +149,10 @@ def test_warps_that_registers_leave_room_for(per_thread, warps):
 
 
 @pytest.fixture
-def one_gpu(monkeypatch):
+def one_gpu(monkeypatch, tmp_path):
     """A GPU of the driver's table, on which torch's CUDA calls do nothing."""
     driver = Driver(HEALTHY)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))  # and so it stays as it is
     for module in (gpus, bench_gpu_memory):
         monkeypatch.setattr(module, "nvml_of", lambda number: Nvml("", driver, index=number))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -220,7 +221,8 @@ def test_a_compiler_that_fails_is_no_problem_of_the_node(patterns, one_gpu, monk
     assert found.problems == []
 
 
-def test_without_a_gpu_nothing_is_measured_and_triton_stays_unloaded(monkeypatch):
+def test_without_a_gpu_nothing_is_measured_and_triton_stays_unloaded(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     missing(monkeypatch)
     assert bench_gpu_memory.memory(Place()) == Found()

@@ -7,6 +7,8 @@ Bytes are useful ones: what the work reads and writes, not what the memory moves
 from __future__ import annotations
 
 import functools
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -80,20 +82,26 @@ class Arrays:
 def memory(place: Place) -> Found:
     """Measure a copy on the GPU, and the sweep of patterns and occupancy."""
     found = Found()
-    for number, _ in every_gpu():
-        source = torch.ones(_COUNT, device=_DEVICE)
-        arrays = Arrays(
-            found=found,
-            place=place,
-            number=number,
-            source=source,
-            target=torch.empty_like(source),
-            limit=_bandwidth(number),
-        )
-        copy = functools.partial(arrays.target.copy_, source)
-        arrays.add("copy", copy, _PAIR * _COUNT, seconds=1.0)
-        sweep(arrays, torch.cuda.get_device_properties(number))
+    with tempfile.TemporaryDirectory(prefix="trainyard-probe-") as folder:
+        os.environ.setdefault("TRITON_CACHE_DIR", folder)  # a home may be missing or read-only
+        for number, _ in every_gpu():
+            _measure(found, number, place)
     return found
+
+
+def _measure(found: Found, number: int, place: Place) -> None:
+    source = torch.ones(_COUNT, device=_DEVICE)
+    arrays = Arrays(
+        found=found,
+        place=place,
+        number=number,
+        source=source,
+        target=torch.empty_like(source),
+        limit=_bandwidth(number),
+    )
+    copy = functools.partial(arrays.target.copy_, source)
+    arrays.add("copy", copy, _PAIR * _COUNT, seconds=1.0)
+    sweep(arrays, torch.cuda.get_device_properties(number))
 
 
 def sweep(arrays: Arrays, properties: Any) -> None:
