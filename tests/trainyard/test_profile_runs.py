@@ -84,11 +84,16 @@ def test_without_a_stall_none_is_named(digits, tmp_path):
 def test_nsys_sees_the_planted_input_stall_on_both_ranks(digits, tmp_path):
     need(there("nsys"), "Nsight Systems is missing: tests/install_nsys.sh")
     stalled = {"profiler": Profiler.NSYS, "stall": Stall.INPUT, "stall_ms": STALL_MS}
+    stalled["bucket_cap_mb"] = 1  # several buckets, of which backward hides the first ones
     ended, found = run(digits, tmp_path, **stalled)
     assert [item.rank for item in found.ranks] == [0, 1]
     assert [len(item.windows.start) for item in found.ranks] == [12, 12]
     assert found.verdict.bound is Bound.INPUT
     assert found.verdict.suggestions[0].field == "loader_workers"
+    for rank in found.ranks:
+        hidden = rank.frame["collective_total"] - rank.frame["collective"]
+        assert (hidden >= 0).all()
+        assert (hidden > 0).any()
     assert not list(ended.paths.profiles.glob("*.problem.txt"))
 
 
