@@ -37,14 +37,38 @@ def test_the_best_product_counts_and_torchs_is_told_beside_it():
 
 
 def test_disturbed_rounds_are_made_again_for_a_while(monkeypatch, tmp_path):
-    natives, busy = iter(range(1, 100)), iter([True, False, True, False])
+    natives, busy = iter(range(101, 200)), iter([True, False, True, False])
 
     def native():
         return {"x": float(next(natives))}
 
+    monkeypatch.setattr(profile_probes, "alone", lambda native: (native(), 0.0))
     monkeypatch.setattr(profile_probes, "probes", lambda *_: ({"y": 1.0}, next(busy)))
     made, disturbed = compared(tmp_path, "memory", native, 2)
     assert disturbed == 2
-    assert made == [({"y": 1.0}, {"x": 3.5}), ({"y": 1.0}, {"x": 7.5})], "mean of both sides"
+    assert made == [({"y": 1.0}, {"x": 103.5}), ({"y": 1.0}, {"x": 107.5})], "mean of both sides"
     monkeypatch.setattr(profile_probes, "probes", lambda *_: ({"y": 1.0}, True))
     assert compared(tmp_path, "memory", native, 3) == ([], 6)
+    monkeypatch.setattr(profile_probes, "probes", lambda *_: ({"y": 1.0}, False))
+    monkeypatch.setattr(profile_probes, "alone", lambda native: (native(), 0.2))
+    assert compared(tmp_path, "memory", native, 1) == ([], 2), "the native side was disturbed"
+
+
+def test_a_machine_that_changed_meanwhile_makes_no_round(monkeypatch, tmp_path):
+    natives = iter([50.0, 60.0, 50.0, 56.0])
+    monkeypatch.setattr(profile_probes, "alone", lambda _: ({"x": next(natives)}, 0.0))
+    monkeypatch.setattr(profile_probes, "probes", lambda *_: ({"y": 1.0}, False))
+    made, disturbed = compared(tmp_path, "memory", dict, 1)
+    assert (made, disturbed) == ([({"y": 1.0}, {"x": 53.0})], 1)
+
+
+def test_what_others_use_beside_a_native_run_is_its_foreign_share(monkeypatch):
+    seen = iter([0.0, 3.0])  # busy seconds of all cores, before and after
+    monkeypatch.setattr(profile_probes, "busy_seconds", lambda text, cores: next(seen))
+    clock = iter([10.0, 12.0])
+    monkeypatch.setattr(profile_probes.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(profile_probes.time, "process_time", lambda: 0.0)
+    monkeypatch.setattr(profile_probes.os, "sched_getaffinity", lambda _: {0, 1})
+    reached, share = profile_probes.alone(lambda: {"x": 1.0})
+    assert reached == {"x": 1.0}
+    assert share == pytest.approx(3 / 2 / 2)
