@@ -4,14 +4,71 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.fakes.cluster_python import TRAINER, cluster_python
+from tests.fixtures.slurm_cluster import throw_away_cluster
 from trainyard.paths import RunPaths, run_id_of
 from trainyard.slurm.runjob import job_of
 
 RUNS = "/api/v2/dags/train/dagRuns"
+SITES = {
+    # name: (partition, seconds a run may take, seconds in the queue)
+    "plain": ("main", 600, 600),
+    "brief": ("main", 8, 4),
+    "requeued": ("requeued", 600, 600),
+    "displaced": ("displaced", 600, 600),
+    "fragile": ("fragile", 600, 600),
+    "trained": ("main", 600, 600),
+}
+
+
+@contextmanager
+def running_lab(folder: Path) -> Iterator[Lab]:
+    """A cluster of four nodes and a stack whose sites are its partitions.
+
+    The trainer is a stand-in on all of them but ``trained``.
+    """
+    from trainyard.local.slurm.config import Partition
+    from trainyard.local.slurm.site import connection
+    from trainyard.local.stack import running_stack
+    from trainyard.local.state import toml
+
+    options = {
+        "nodes": 4,
+        "cpus_per_node": 8,
+        "accounting": True,
+        "min_job_age_s": 10,
+        "preempt_mode": "REQUEUE",
+        "partitions": (
+            Partition(name="main", nodes=("n1",)),
+            Partition(name="requeued", nodes=("n2",), preempt_mode="REQUEUE"),
+            Partition(name="displaced", nodes=("n2",), preempt_mode="CANCEL"),
+            Partition(name="urgent", nodes=("n2",), priority_tier=10, preempt_mode="OFF"),
+            Partition(name="fragile", nodes=("n3", "n4")),
+        ),
+    }
+    control = folder / "control"
+    stand_in = cluster_python(control)
+    with throw_away_cluster(**options) as cluster:
+        tables = ""
+        for name, (partition, run_s, queue_s) in SITES.items():
+            python = str(TRAINER) if name == "trained" else stand_in
+            place = {"launcher": "slurm", "python": python, "cores": 8, "run_timeout_s": run_s}
+            place |= {"runs_dir": str(folder / "runs"), "data_dir": str(folder / "data")}
+            way = {"connection": "slurm_test", "partition": partition, "queue_limit_s": queue_s}
+            way["time_limit_min"] = 10
+            tables += f"[{name}]\n{toml(place)}[{name}.slurm]\n{toml(way)}"
+        extra = {"AIRFLOW_CONN_SLURM_TEST": connection(cluster.config)}
+        with running_stack(folder, extra=extra, more_sites=tables) as stack:
+            until(lambda: stack.api.knows_dag("train"))
+            until(lambda: stack.api.knows_dag("reconcile_slurm"))
+            pool = {"name": "trainyard_slurm", "slots": 32, "include_deferred": True}
+            stack.api.call("PATCH", "/api/v2/pools/trainyard_slurm", json=pool)
+            yield Lab(cluster, stack, control)
 
 
 def until(what: Callable[[], Any], seconds: float = 90, why: str = "it") -> Any:
@@ -39,12 +96,16 @@ class Lab:
         self.stack.api.trigger("train", conf, name)
         return Scenario(self, name, self.seeds)
 
-    def reconciled(self, check: str) -> str:
-        """What the last reconciliation stored about one kind of finding."""
+    def ask(self, question: str, **values: Any) -> list[dict[str, Any]]:
+        """The rows that answer a named question to the results database."""
         from trainyard.store import open_store
 
         with open_store(f"sqlite:///{self.stack.paths.results_db}") as store:
-            rows = store.query("environment_latest", site="plain (reconciliation)")
+            return store.query(question, **values)
+
+    def reconciled(self, check: str) -> str:
+        """What the last reconciliation stored about one kind of finding."""
+        rows = self.ask("environment_latest", site="plain (reconciliation)")
         return next(row["detail"] for row in rows if row["name"] == check)
 
     def jobs(self, name: str) -> list[list[str]]:
@@ -120,10 +181,7 @@ class Scenario:
             return store.run(self.paths.attempt(attempt).run_id)
 
     def usage(self):
-        from trainyard.store import open_store
-
-        with open_store(f"sqlite:///{self.lab.stack.paths.results_db}") as store:
-            return store.query("run_jobs", run_id=self.paths.run_id)
+        return self.lab.ask("run_jobs", run_id=self.paths.run_id)
 
     def log(self) -> str:
         """The log of the newest try: a busy scheduler may have counted one that never began."""
