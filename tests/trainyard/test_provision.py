@@ -41,6 +41,9 @@ class Installation:
                 "TRAINYARD_PROVISION": str(folder),
             },
         )
+        # Tests before this one may have used that Airflow.
+        self.sql("DELETE FROM slot_pool WHERE pool != 'default_pool'")
+        self.sql("DELETE FROM connection")
         self.write("accounts", render.accounts(WORDS))
         self.write("pools", render.pools(PLACE))
         self.write("connections", render.connections(PLACE))
