@@ -395,6 +395,7 @@ class TestKills:
         assert scene.row().reason == "cancelled: its task was cleared"
         assert stat(scene.pid()) is None or not stat(scene.pid()).alive
 
+    @pytest.mark.slow
     def test_a_try_that_comes_while_the_run_is_being_ended_does_not_adopt_it(self, scene):
         scene.trainer(trainers.STUBBORN)
         scene.execute()

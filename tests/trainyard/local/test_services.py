@@ -53,6 +53,7 @@ def test_a_service_that_never_gets_ready_names_itself_and_its_logs(paths):
         services.stop()
 
 
+@pytest.mark.slow
 def test_stop_reaches_grandchildren_and_those_that_ignore_sigterm(paths):
     # In a process of its own: stop() ends every descendant of the process that calls it.
     script = f"""
