@@ -148,6 +148,13 @@ class TestServerThatKeepsThem:
         }
         assert moved == {"datasets/": "GLACIER", "reports/": "GLACIER", "runs/": "GLACIER"}
 
+    def test_another_age_of_incomplete_uploads_is_another_rule(self, settings):
+        ensure_lifecycle(settings)
+        changed = replace(make_policy(Retention()), abort_uploads_days=5)
+        assert compare_lifecycle(settings, changed).outcome is Outcome.DIFFERENT
+        assert ensure_lifecycle(settings, changed).outcome is Outcome.APPLIED
+        assert compare_lifecycle(settings, changed).outcome is Outcome.UNCHANGED
+
     def test_rules_of_others_stay(self, settings):
         from minio.commonconfig import ENABLED, Filter
         from minio.lifecycleconfig import Expiration, LifecycleConfig

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +60,21 @@ def test_recording_needs_neither_the_mlflow_package_nor_its_environment():
         "assert dict(os.environ) == before"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_broken_site_file_costs_a_replay_the_files_and_is_told(tmp_path, monkeypatch, capsys):
+    from tests.fixtures.settings import make_settings as on_disk
+    from trainyard.lineage.__main__ import main
+    from trainyard.store import migrate, open_store
+
+    settings = on_disk(tmp_path)
+    monkeypatch.setenv("TRAINYARD_SETTINGS", str(tmp_path / "settings.toml"))
+    Path(settings.sites_file).write_text("[local\n")
+    with open_store(settings.results_url) as store:
+        migrate(store)
+    assert main(["replay"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "nothing to do\n"
+    assert "note: " in shown.err
+    assert str(settings.sites_file) in shown.err
+    assert "without the files of their folders" in shown.err

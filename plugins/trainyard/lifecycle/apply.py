@@ -170,6 +170,7 @@ def _ours(rules: list[Rule]) -> set[tuple[Any, ...]]:
             (rule.rule_filter.prefix if rule.rule_filter else "") or "",
             rule.expiration.days if rule.expiration else None,
             (rule.transition.days, rule.transition.storage_class) if rule.transition else None,
+            (abort := rule.abort_incomplete_multipart_upload) and abort.days_after_initiation,
         )
         for rule in rules
         if _is_ours(rule)

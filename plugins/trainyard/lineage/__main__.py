@@ -33,10 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _sites(path: Path) -> dict[str, Site]:
-    """Return the sites; without them runs are recorded from the database alone."""
+    """Return the sites; without them runs are recorded from the database alone, which is told."""
     try:
         return load_sites(path)
-    except ConfigurationError:
+    except ConfigurationError as error:
+        note = f"note: {error}; runs are recorded without the files of their folders"
+        print(note, file=sys.stderr)  # noqa: T201
         return {}
 
 
