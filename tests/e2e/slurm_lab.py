@@ -96,6 +96,15 @@ class Lab:
         self.stack.api.trigger("train", conf, name)
         return Scenario(self, name, self.seeds)
 
+    def end_of(self, dag_id: str, run_id: str, seconds: float = 90) -> str:
+        """Wait for the end of a DAG run and return its state."""
+
+        def ended() -> str:
+            state = self.stack.api.run(dag_id, run_id)["state"]
+            return state if state in {"success", "failed"} else ""
+
+        return until(ended, seconds, f"the end of {dag_id} {run_id}")
+
     def ask(self, question: str, **values: Any) -> list[dict[str, Any]]:
         """The rows that answer a named question to the results database."""
         from trainyard.store import open_store

@@ -212,13 +212,7 @@ def test_a_whole_study_runs_unchanged_and_only_its_own_lane(lab, scenes):
             "probes": "none"}  # fmt: skip
     api = lab.stack.api
     api.trigger("scaling_study", conf, "study")
-    ended = until(
-        lambda: (
-            (now := api.run("scaling_study", "study")["state"]) in {"success", "failed"} and now
-        ),
-        120,
-        "the study's end",
-    )
+    ended = lab.end_of("scaling_study", "study", 120)
     states = {
         (task.task_id, task.map_index): task.state for task in api.tasks("scaling_study", "study")
     }
@@ -241,7 +235,7 @@ def test_reconciliation_reports_an_orphan_and_cancels_it_only_when_told(lab, sce
 
     def reconcile(name: str, **conf: object) -> dict[str, int]:
         lab.stack.api.trigger("reconcile_slurm", {"site": "plain", **conf}, name)
-        until(lambda: lab.stack.api.run("reconcile_slurm", name)["state"] in {"success", "failed"})
+        lab.end_of("reconcile_slurm", name)
         value = lab.stack.api.xcom("reconcile_slurm", name, "reconcile")
         return (value if isinstance(value, dict) else json.loads(value))["plain"]
 
@@ -267,13 +261,7 @@ def test_profile_run_names_the_stall_of_ranks_in_a_job(lab):
             "threads_per_rank": 1, "stall": "input", "stall_ms": 120}  # fmt: skip
     api = lab.stack.api
     api.trigger("profile_run", conf, "profiled")
-    ended = until(
-        lambda: (
-            (now := api.run("profile_run", "profiled")["state"]) in {"success", "failed"} and now
-        ),
-        240,
-        "the end of profile_run",
-    )
+    ended = lab.end_of("profile_run", "profiled", 240)
     assert ended == "success", [(t.key, t.state) for t in api.tasks("profile_run", "profiled")]
     (row,) = lab.ask("profiles_of_dag_run", dag_id="profile_run", dag_run_id="profiled")
     assert (row["profiler"], row["bound"], row["pairs"]) == ("nsys", "input", 1)
