@@ -152,17 +152,12 @@ def mark_collectives(model: DistributedDataParallel, capture: Capture) -> None:
 
     engine: Any = torch.autograd.Variable._execution_engine
 
-    def computed() -> None:
-        """Close ``backward``, the innermost range; the new one is closed in its place."""
-        nvtx.pop_range(domain=DOMAIN)
-        nvtx.push_range(WAIT, domain=DOMAIN)
-
     def reduce(_state: object, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
         shown = None
         if capture.mark is not silent:
             shown = nvtx.start_range("collective", domain=DOMAIN)
             if bucket.index() == 0:
-                engine.queue_callback(computed)
+                engine.queue_callback(_backward_is_computed)
         buffer = bucket.buffer().div_(dist.get_world_size())
         work = dist.all_reduce(buffer, async_op=True)
         future: torch.futures.Future[Any] = work.get_future()
@@ -178,3 +173,11 @@ def mark_collectives(model: DistributedDataParallel, capture: Capture) -> None:
     # DDP looks for the classes themselves; annotations kept as text are unknown to it.
     reduce.__annotations__.clear()
     model.register_comm_hook(None, reduce)
+
+
+def _backward_is_computed() -> None:
+    """Close ``backward``, the innermost range; the new one is closed in its place."""
+    import nvtx
+
+    nvtx.pop_range(domain=DOMAIN)
+    nvtx.push_range(WAIT, domain=DOMAIN)

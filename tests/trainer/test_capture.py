@@ -203,16 +203,23 @@ def test_a_failing_run_keeps_its_exit_code_under_nsys(nsys, tmp_path):
     assert "dataset.json" in done.result.reason
 
 
-@pytest.mark.slow
-def test_sigterm_reaches_the_trainer_below_nsys(nsys, data, tmp_path):
+def training(run_dir, data):
+    """A run under nsys that would go on for long, once it has timed a window."""
     spec = base(ranks=1, per_rank_batch=16, epochs=100_000, profiler=Profiler.NSYS)
-    run_dir = tmp_path / "run"
-    process = subprocess.Popen(command(spec, run_dir, data), cwd=tmp_path, env=environment())
+    line = command(spec, run_dir, data)
+    process = subprocess.Popen(line, cwd=run_dir.parent, env=environment())
     deadline = time.monotonic() + 60
     journal = run_dir / "metrics.jsonl"
     while not (journal.exists() and '"window"' in journal.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    return process
+
+
+@pytest.mark.slow
+def test_sigterm_reaches_the_trainer_below_nsys(nsys, data, tmp_path):
+    run_dir = tmp_path / "run"
+    process = training(run_dir, data)
     process.terminate()
     assert process.wait(60) == 1
     result = loads(RunResult, (run_dir / "result.json").read_bytes())
@@ -222,14 +229,8 @@ def test_sigterm_reaches_the_trainer_below_nsys(nsys, data, tmp_path):
 @pytest.mark.slow
 def test_a_profiler_that_dies_takes_its_run_along_and_says_so(nsys, data, tmp_path):
     """nsys then ends with exit code 0, at once, and leaves the trainer running."""
-    spec = base(ranks=1, per_rank_batch=16, epochs=100_000, profiler=Profiler.NSYS)
     run_dir = tmp_path / "run"
-    process = subprocess.Popen(command(spec, run_dir, data), cwd=tmp_path, env=environment())
-    deadline = time.monotonic() + 60
-    journal = run_dir / "metrics.jsonl"
-    while not (journal.exists() and '"window"' in journal.read_text()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = training(run_dir, data)
     (agent,) = [found for found in below(run_dir) if "--start-agent" in found.cmdline()]
     agent.kill()
     assert process.wait(60) == 1
