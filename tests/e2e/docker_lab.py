@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tests.e2e.slurm_lab import Scenario, until
+from tests.e2e.labs import Lab, Scenario, until
 from tests.fakes.runs import result
 from trainer.contract import RunSpec, dumps, loads
 from trainyard.docker.files import read_planned
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+    from trainyard.local.stack import Stack
 
 PROGRAM = """#!/bin/bash
 # A stand-in for the trainer's python, from bash alone: it does what the file named after the seed
@@ -26,28 +32,11 @@ cp "$seed.result" result.json
 """
 
 
-class DockerLab:
-    """Engine, stack, and the orders of the stand-in trainer."""
-
-    def __init__(self, client, stack, control: Path) -> None:
-        self.client = client
-        self.stack = stack
-        self.control = control
-        self.seeds = 0
-
-    def start(self, name: str, *words: str, site: str = "boxes") -> DockerScenario:
-        self.seeds += 1
-        (self.control / str(self.seeds)).write_text(" ".join(words))
-        conf = {"site": site, "dataset": "synthetic", "ranks": [1], "steps": 20,
-                "threads_per_rank": 1, "loader_workers": 0, "base_seed": self.seeds}  # fmt: skip
-        self.stack.api.trigger("train", conf, name)
-        return DockerScenario(self, name, self.seeds)
-
-
 class DockerScenario(Scenario):
     """One DAG run with one training run in a container."""
 
     task = "run_on_cpu"
+    lab: DockerLab
 
     def go(self, attempt: int = 1) -> None:
         """Let the stand-in end well, with a result of the run it was started for."""
@@ -69,3 +58,14 @@ class DockerScenario(Scenario):
 
     def until_gone(self, attempt: int = 1) -> None:
         until(lambda: self.container(attempt) is None, 40, "the container's removal")
+
+
+class DockerLab(Lab[DockerScenario]):
+    """Engine, stack, and the orders of the stand-in trainer."""
+
+    scenario = DockerScenario
+    site = "boxes"
+
+    def __init__(self, client: DockerClient, stack: Stack, control: Path) -> None:
+        super().__init__(stack, control)
+        self.client = client

@@ -10,7 +10,7 @@ import os
 import pytest
 
 from tests.e2e.docker_lab import PROGRAM, DockerLab
-from tests.e2e.slurm_lab import RUNS, until
+from tests.e2e.labs import RUNS, until
 from trainyard.docker.files import ContainerFiles
 from trainyard.paths import run_id_of
 
@@ -167,17 +167,8 @@ def test_a_container_survives_triggerer_and_scheduler_and_is_adopted(lab, scenes
 def test_the_real_trainer_in_its_image_says_which_image_it_was(lab, images):
     conf = {"site": "trainer", "dataset": "synthetic", "ranks": [2], "steps": 20,
             "threads_per_rank": 1, "loader_workers": 0}  # fmt: skip
-    api = lab.stack.api
-    api.trigger("train", conf, "real")
-    ended = until(
-        lambda: (now := api.run("train", "real")["state"]) in {"success", "failed"} and now,
-        150,
-        "the end of the run",
-    )
-    assert ended == "success"
-    from trainyard.store import open_store
-
-    with open_store(f"sqlite:///{lab.stack.paths.results_db}") as store:
-        row = store.run(run_id_of("train", "real", "run_on_cpu", 0))
+    lab.stack.api.trigger("train", conf, "real")
+    assert lab.end_of("train", "real", 150) == "success"
+    row = lab.row(run_id_of("train", "real", "run_on_cpu", 0))
     assert (row.status, row.launcher) == ("completed", "docker")
     assert row.result.provenance.image == lab.client.images.get(images["trainer"]).id

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.e2e.labs import RUNS, until
 from trainer.contract import loads
 from trainyard.backends import procfs
 from trainyard.backends.procfs import ProcessIdentity
@@ -20,15 +19,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 _BEGUN_S = 3.0  # a triggerer begins a trigger within a second of taking it
 CONF = {"dataset": "synthetic", "steps": 100_000}
-RUNS = "/api/v2/dags/train/dagRuns"
-
-
-def until(what: Callable[[], Any], seconds: float = 90) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.3)
-    return found
 
 
 def procfs_identity(waiting: Waiting) -> ProcessIdentity:

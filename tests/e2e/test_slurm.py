@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.e2e.slurm_lab import RUNS, running_lab, until
+from tests.e2e.labs import RUNS, until
+from tests.e2e.slurm_lab import running_lab
 from tests.fixtures.profiles import profiled_spec
 from trainer.contract import Profiler
 
