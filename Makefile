@@ -51,7 +51,7 @@ test-fast: setup-test  ## the quick tests, for the inner loop
 lint: setup-test  ## ruff and mypy
 	$(ENVS)/lint/bin/ruff check .
 	$(ENVS)/lint/bin/ruff format --check .
-	$(ENVS)/lint/bin/mypy --python-executable $(AIRFLOW_PY) plugins dags
+	$(ENVS)/lint/bin/mypy --python-executable $(AIRFLOW_PY) plugins dags tests
 	$(ENVS)/lint/bin/mypy --python-executable $(TRAINER_PY) trainer
 
 bench-pipeline: setup-test  ## what the pipeline costs beside the work; one JSON object last

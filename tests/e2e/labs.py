@@ -61,11 +61,9 @@ class Lab(Generic[S]):
         with self._store() as store:
             return store.query(question, **values)
 
-    def row(self, run_id: str) -> RunRow:
+    def row(self, run_id: str) -> RunRow | None:
         with self._store() as store:
-            found = store.run(run_id)
-        assert found, f"{run_id} is not stored"
-        return found
+            return store.run(run_id)
 
     def _store(self) -> AbstractContextManager[Store]:
         from trainyard.store import open_store
@@ -118,7 +116,7 @@ class Scenario:
     def go(self) -> None:
         (self.lab.control / f"{self.seed}.go").touch()
 
-    def row(self, attempt: int = 1) -> RunRow:
+    def row(self, attempt: int = 1) -> RunRow | None:
         return self.lab.row(self.paths.attempt(attempt).run_id)
 
     def usage(self) -> list[dict[str, Any]]:

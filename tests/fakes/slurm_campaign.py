@@ -15,6 +15,7 @@ from unittest import mock
 from tests.fakes.slurm import FakeCluster
 from tests.fakes.slurm_faults import QUERY_FAULTS, SUBMIT_FAULTS, Fault
 from tests.fakes.slurm_jobs import FakeClock, FakeJob, Life, Plan, killed
+from trainyard.files import write_atomically
 from trainyard.paths import RunPaths
 from trainyard.slurm import journal, submit
 from trainyard.slurm.budget import CommandBudget
@@ -68,7 +69,7 @@ class MortalTransport:
 @contextmanager
 def mortal_journal(guillotine: Guillotine) -> Iterator[None]:
     """Let the process be killed before and after each write of the journal."""
-    write = journal.write_atomically
+    write = write_atomically
 
     def mortal(path: Path, text: str) -> None:
         guillotine.step()

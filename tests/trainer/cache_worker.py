@@ -11,6 +11,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.trainer.cached import content, digests_of
@@ -27,7 +28,7 @@ def main(root: str, limit: str, seed: str, seconds: str, log: str) -> None:
         while time.monotonic() < deadline:
             key = rng.choice(KEYS)
 
-            def fill(folder: Path, key: str = key) -> dict[str, str]:
+            def fill(folder: Path, key: str = key) -> Mapping[str, str]:
                 # The kernel frees this lock with its holder, as it does the cache's own.
                 mark = os.open(Path(root).parent / f"filling-{key}", os.O_CREAT | os.O_RDWR)
                 try:

@@ -43,9 +43,9 @@ def make_spec(**changes: object) -> RunSpec:
     if "global_batch" not in changes:
         product = 1
         for name in ("per_rank_batch", "ranks", "accumulation"):
-            product *= int(values.get(name, 1))  # type: ignore[call-overload]
+            product *= int(values.get(name, 1))
         values["global_batch"] = product
-    return RunSpec(**values)  # type: ignore[arg-type]
+    return RunSpec(**values)
 
 
 def write_data(

@@ -339,7 +339,7 @@ def test_counters_kept_for_administrators_are_named(tmp_path, monkeypatch):
     params = tmp_path / "proc/driver/nvidia/params"
     params.parent.mkdir(parents=True)
     params.write_text("RmProfilingAdminOnly: 1\n")
-    monkeypatch.setattr(nsight.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(BadInputError, match="ERR_NVGPUCTRPERM"):
         nsight.check_permission(tmp_path)
     params.write_text("RmProfilingAdminOnly: 0\n")

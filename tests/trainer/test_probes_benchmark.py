@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 
 from benchmarks import profile_probes
@@ -66,9 +69,9 @@ def test_what_others_use_beside_a_native_run_is_its_foreign_share(monkeypatch):
     seen = iter([0.0, 3.0])  # busy seconds of all cores, before and after
     monkeypatch.setattr(profile_probes, "busy_seconds", lambda text, cores: next(seen))
     clock = iter([10.0, 12.0])
-    monkeypatch.setattr(profile_probes.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(profile_probes.time, "process_time", lambda: 0.0)
-    monkeypatch.setattr(profile_probes.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(time, "process_time", lambda: 0.0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     reached, share = profile_probes.alone(lambda: {"x": 1.0})
     assert reached == {"x": 1.0}
     assert share == pytest.approx(3 / 2 / 2)

@@ -12,6 +12,7 @@ import pytest
 from tests.trainer.conftest import REPOSITORY
 from trainer.contract import Fact, ProbeReport, loads
 from trainer.probes import ranks
+from trainer.probes.found import Found
 from trainer.probes.rank import store_of
 
 OPTIONS = ["--quick", "--only", "time"]
@@ -106,7 +107,7 @@ def test_nccl_is_measured_only_where_every_rank_has_its_gpu(monkeypatch, gpus):
     monkeypatch.setattr(ranks, "gathered", lambda one: [one, (gpus > 1, "n2: busy")])
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     monkeypatch.setattr(ranks, "measure_apart", lambda *a, **more: asked.append((a[1:3], more)))
-    ranks.measure_gpus(ranks.Found(), "2_nodes_2_ranks", {}, quick=True, doubt="n1: busy")
+    ranks.measure_gpus(Found(), "2_nodes_2_ranks", {}, quick=True, doubt="n1: busy")
     expected = [(("nccl", "2_nodes_2_ranks"), {"quick": True, "doubt": "n1: busy; n2: busy"})]
     assert asked == (expected if gpus > 1 else [])
 
@@ -117,7 +118,7 @@ def test_a_process_that_hangs_is_ended_and_named(monkeypatch, alone, tmp_path):
     slow.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(slow))
     monkeypatch.setattr(ranks, "_APART_S", 0.5)
-    more = ranks.Found()
+    more = Found()
     around = {"MASTER_ADDR": "127.0.0.1"}
     ranks.measure_apart(more, "nccl", "2_nodes_2_ranks", around, quick=True, doubt="")
     assert "nccl between 2_nodes_2_ranks: " in more.problems[0].what
@@ -130,7 +131,7 @@ def test_no_meeting_place_is_a_problem(alone, monkeypatch):
         raise RuntimeError("the port is taken")
 
     monkeypatch.setattr("torch.distributed.TCPStore", refuses)
-    more, around = ranks.Found(), {"MASTER_ADDR": "n1"}
+    more, around = Found(), {"MASTER_ADDR": "n1"}
     ranks.measure_apart(more, "nccl", "2_nodes_2_ranks", around, quick=True, doubt="")
     assert "no meeting place at n1: the port is taken" in more.problems[0].what
 

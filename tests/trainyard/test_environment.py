@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -110,10 +111,10 @@ class TestMachine:
         assert "runs" in answer.fix
 
     def test_a_full_disk(self, settings, tmp_path, monkeypatch):
-        real = environment.shutil.disk_usage(tmp_path)
+        real = shutil.disk_usage(tmp_path)
         for free, verdict in ((0.5, Verdict.FAILED), (3, Verdict.WARNING), (9, Verdict.PASSED)):
             usage = real._replace(free=int(free * environment.GIB))
-            monkeypatch.setattr(environment.shutil, "disk_usage", lambda _, usage=usage: usage)
+            monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
             assert found("disk", settings, site(tmp_path)).verdict is verdict
 
     def test_a_busy_machine_warns(self, settings, tmp_path, monkeypatch):

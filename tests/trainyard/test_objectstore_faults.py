@@ -71,7 +71,9 @@ def test_a_store_that_never_answers_is_given_up(tmp_path, settings):
 
 
 class Forbidding(BaseHTTPRequestHandler):
-    """Answers as AWS does to credentials without permission."""
+    """Answers as AWS does to credentials without permission, with a code and a text."""
+
+    denial: tuple[str, str]
 
     def log_message(self, *_):
         pass
@@ -82,7 +84,7 @@ class Forbidding(BaseHTTPRequestHandler):
         if self.path.endswith("?location=") or self.command == "HEAD":
             self._answer(200, b"<LocationConstraint>us-east-1</LocationConstraint>")
         else:
-            code, text = self.server.denial
+            code, text = self.denial
             body = f"<Error><Code>{code}</Code><Message>{text}</Message></Error>".encode()
             self._answer({"AccessDenied": 403, "XMinioStorageFull": 507}.get(code, 409), body)
 
@@ -106,8 +108,7 @@ class Forbidding(BaseHTTPRequestHandler):
     ],
 )
 def test_refusals_of_the_server_say_what_to_do(tmp_path, settings, denial, error, says):
-    with serve_handler(Forbidding) as server:
-        server.denial = denial
+    with serve_handler(type("Denying", (Forbidding,), {"denial": denial})) as server:
         denied = through(tmp_path, settings, f"127.0.0.1:{server.server_port}")
         with pytest.raises(error, match=says):
             denied.put_stream("x", io.BytesIO(b"1"), 1)

@@ -24,6 +24,8 @@ WORDS = {f"{name.upper()}_PASSWORD": f"word-{name}" for name in ROLES}
 class Installation:
     """An Airflow whose database is migrated and empty, and the files that `make up` renders."""
 
+    said = ""
+
     def __init__(self, home, folder):
         self.folder = folder
         shutil.copytree(home.folder / "airflow", folder / "airflow")
@@ -74,7 +76,7 @@ def installed(airflow_home, tmp_path_factory):
     made = Installation(airflow_home, tmp_path_factory.mktemp("provision"))
     done = made.provision()
     assert done.returncode == 0, done.stdout + done.stderr
-    made.first = done.stdout
+    made.said = done.stdout
     return made
 
 
@@ -83,8 +85,8 @@ def test_a_first_start_makes_accounts_pools_connections_and_the_results_database
     assert {name: role for name, (role, _) in found.items()} == ROLES
     for name, (_, hashed) in found.items():
         assert check_password_hash(hashed, f"word-{name}")
-        assert f"account {name} made" in installed.first
-        assert f"word-{name}" not in installed.first
+        assert f"account {name} made" in installed.said
+        assert f"word-{name}" not in installed.said
     pools = dict(installed.sql("SELECT pool, slots FROM slot_pool"))
     for wanted in render.pools(PLACE):
         assert pools[wanted["name"]] == wanted["slots"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from trainyard.slurm.transport import LocalTransport
 class Counting(LocalTransport):
     """This host's commands, by name; *after* is called once the image was read."""
 
-    __slots__ = ("after", "names")
+    names: list[str]
+    after: Callable[[], None]
 
     def run(self, argv, stdin=None, timeout=30):
         done = LocalTransport().run(argv, stdin, timeout)

@@ -147,6 +147,8 @@ def test_an_image_for_another_machine(stand_in, tmp_path, header, verdict, measu
 class Machine(LocalTransport):
     """This host, called another machine."""
 
+    machine: str
+
     def __init__(self, machine: str) -> None:
         object.__setattr__(self, "environment", {})
         object.__setattr__(self, "machine", machine)

@@ -32,10 +32,10 @@ LOOSE = {
 def compose(*arguments: str) -> str:
     asked = ["docker", "compose", "version", "--short"]
     try:
-        done = subprocess.run(asked, capture_output=True, check=False)
+        there = subprocess.run(asked, capture_output=True, check=False).returncode == 0
     except FileNotFoundError:
-        done = None
-    need(done and done.returncode == 0, "docker with the compose plugin (docs/stack.md)")
+        there = False
+    need(there, "docker with the compose plugin (docs/stack.md)")
     done = subprocess.run(
         ["docker", "compose", "--project-directory", str(ROOT), "--env-file", "/dev/null",
          *arguments],

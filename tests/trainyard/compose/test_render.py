@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -115,9 +116,10 @@ def test_accounts_are_the_three_roles(values):
 
 
 def test_the_web_users_file_holds_salted_hashes(values):
-    lines = render.files(values, PLAIN)["web_users"].splitlines()
-    assert len(lines) == 3
-    for line in lines:
+    lines = render.files(values, PLAIN)["web_users"]
+    assert isinstance(lines, str)
+    assert len(lines.splitlines()) == 3
+    for line in lines.splitlines():
         name, _, hashed = line.partition(":")
         assert hashed.startswith("{SSHA}")
         raw = base64.b64decode(hashed[6:])
@@ -143,7 +145,7 @@ def test_no_file_holds_more_secrets_than_its_reader_needs(values):
 
 
 def test_files_lie_where_their_owner_alone_may_enter(values, tmp_path):
-    options = stack.Options(root=stack.Path(__file__).parents[3], env_file=tmp_path / ".env")
+    options = stack.Options(root=Path(__file__).parents[3], env_file=tmp_path / ".env")
     made = stack.describe(options, values)
     umask = os.umask(0)
     try:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from tests.fakes.runs import site
+from trainyard.backends.docker import DockerBackend
 from trainyard.docker.engine import DEFAULT_HOST
 from trainyard.docker.faults import check_socket
 from trainyard.docker.site import DockerSite, Pull
@@ -39,7 +40,7 @@ def make(tmp_path, monkeypatch):
 
 def test_a_docker_site_gets_its_backend(make):
     found = backend_of(make(host="tcp://proxy:2375"))
-    assert type(found).__name__ == "DockerBackend"
+    assert isinstance(found, DockerBackend)
     assert found.engine.host == "tcp://proxy:2375"
 
 

@@ -63,7 +63,7 @@ class TestWithAnEngine:
             commands.append(command)
             return subprocess.CompletedProcess(command, code)
 
-        monkeypatch.setattr(module.subprocess, "run", run)
+        monkeypatch.setattr(subprocess, "run", run)
         monkeypatch.delenv("TRAINYARD_TAG", raising=False)
         if code:
             with pytest.raises(UnavailableError, match="make images failed with exit code 2"):
