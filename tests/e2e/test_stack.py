@@ -15,12 +15,15 @@ import urllib.request
 
 import pytest
 
+from tests.fixtures.profiles import profiled_spec
 from tests.fixtures.stack import (
     CRASHED,
+    NODES,
     PACKAGES_TLS,
     docker,
     ended,
     kill_each_during_two_runs,
+    kill_node_during_its_run,
     until,
     up,
 )
@@ -33,6 +36,7 @@ from tests.fixtures.stack_users import (
     rows,
 )
 from tests.requirements import need
+from trainer.contract import Profiler
 from trainyard.errors import UnavailableError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -207,6 +211,26 @@ def test_prometheus_has_the_runs_and_nothing_that_can_run_is_down(compose_stack,
     }  # fmt: skip
 
 
+# --- profiles -------------------------------------------------------------------------------------
+
+
+def test_profile_run_over_the_nodes_names_the_stall_with_the_hosts_profiler(compose_stack):
+    """TRAINER_TOOLS is all that it needs, also in containers that are the cluster's nodes."""
+    profiled_spec(Profiler.NSYS)  # skips without nsys
+    conf = {"site": "slurm", "dataset": "synthetic", "ranks": [2], "per_rank_batch": 16,
+            "steps": 40, "repeats": 1, "profile_steps": 10, "profiler": "nsys",
+            "threads_per_rank": 1, "stall": "input", "stall_ms": 120}  # fmt: skip
+    compose_stack.api().trigger("profile_run", conf, "profiled")
+    state = ended(compose_stack, "profile_run", "profiled", 300)
+    assert state == "success", failures(compose_stack, "profile_run", "profiled")
+    found = compose_stack.sql(
+        "results",
+        "SELECT profiler, bound, runs.nodes FROM profiles JOIN runs USING (run_id) "
+        "WHERE runs.dag_run_id = 'profiled'",
+    )
+    assert found == [["nsys", "input", "2"]]
+
+
 # --- crashes --------------------------------------------------------------------------------------
 
 
@@ -216,6 +240,13 @@ def test_every_service_killed_during_two_runs_loses_nothing_and_doubles_nothing(
     assert faults.states == {"crash-docker": "success", "crash-slurm": "success"}
     assert (faults.lost, faults.doubled) == ((), ())
     assert faults.survived == CRASHED
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_run_one_of_whose_nodes_is_killed_starts_again_and_ends_right(compose_stack, node):
+    crash = kill_node_during_its_run(compose_stack, node)
+    print(crash)
+    assert crash.ended_right, crash
 
 
 # --- TLS ------------------------------------------------------------------------------------------

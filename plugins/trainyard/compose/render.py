@@ -176,7 +176,9 @@ def _slurm_site(values: Mapping[str, str], here: Mapping[str, object]) -> str:
     cpus = int(values["SLURM_NODE_CPUS"])
     nodes = {**here, "launcher": "slurm", "cores": cpus, "gpus_per_node": 0}
     nodes["largest_ranks"] = SLURM_NODES * cpus
-    return f"[slurm]\n{toml(nodes)}[slurm.slurm]\n" + toml({"connection": _SLURM_CONNECTION})
+    # A container is back before Slurm misses it: its ranks are given up soon after the first one.
+    way = {"connection": _SLURM_CONNECTION, "wait_time_s": 60}
+    return f"[slurm]\n{toml(nodes)}[slurm.slurm]\n{toml(way)}"
 
 
 def proxy_policy(values: Mapping[str, str], place: Place) -> dict[str, object]:

@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trainyard.compose import certificates, checks, envfile, render, wait
+from trainyard.compose import certificates, checks, envfile, render, tools, wait
 from trainyard.compose.engine import (
     Compose,
     check_compose,
@@ -67,7 +67,8 @@ def describe(options: Options, values: dict[str, str]) -> Stack:
     files = (options.files or values["COMPOSE_FILE"]).split(":")
     if options.tls and _TLS_FILE not in files:
         files.append(_TLS_FILE)
-    folder = options.env_file.resolve().parent / ".trainyard" / "stack"
+    folder = _folder(options)
+    files += tools.files(folder, profiles)
     socket = Path(values["DOCKER_SOCKET"])
     environment = {
         "TRAINYARD_STACK_DIR": str(folder),
@@ -83,6 +84,10 @@ def describe(options: Options, values: dict[str, str]) -> Stack:
         files=tuple(files), profiles=profiles, environment=environment,
     )  # fmt: skip
     return Stack(values=values, folder=folder, compose=compose, options=options)
+
+
+def _folder(options: Options) -> Path:
+    return options.env_file.resolve().parent / ".trainyard" / "stack"
 
 
 def _mlflow_names(values: dict[str, str]) -> dict[str, str]:
@@ -122,6 +127,7 @@ def prepare(options: Options) -> tuple[Stack, bool]:
     values, added = envfile.ensure(options.env_file)
     if added and len(added) < len(KEYS):
         print(f"{options.env_file}: added {', '.join(added)}")
+    tools.write(_folder(options), values)
     stack = describe(options, values)
     return stack, write(stack, _place(stack))
 

@@ -13,7 +13,7 @@ from trainer.contract import RunSpec
 from trainyard.apptainer.prefix import prefix
 from trainyard.paths import RunPaths
 from trainyard.sites import Site
-from trainyard.slurm.directives import cpus_per_node, starts_ranks, tasks_per_node
+from trainyard.slurm.directives import cpus_per_node, slurm_of, starts_ranks, tasks_per_node
 
 # The shell on each node fills these in: who hosts the rendezvous is not known before.
 _RENDEZVOUS = '--rdzv-endpoint="$TRAINYARD_RENDEZVOUS" --rdzv-conf="is_host=$((SLURM_NODEID == 0))"'
@@ -46,6 +46,7 @@ def srun_command(part: Part, site: Site) -> tuple[str, ...]:
         f"--cpus-per-task={cpus_per_node(spec) // tasks}",
         *_mpi(site),
         "--kill-on-bad-exit=1",
+        f"--wait={slurm_of(site).wait_time_s}",
         "--export=ALL",
         *_node_command(part, site),
     )

@@ -88,6 +88,9 @@ class SlurmSite:
     """Ports from there on, chosen by job id: two jobs that share a node do not meet."""
     grace_s: int = 60
     """Seconds before the time limit at which the wrapper is told by SIGTERM."""
+    wait_time_s: int = 300
+    """Seconds between the end of a run's first task and that of the others by force (``srun
+    --wait``): of a node that came back without its task, Slurm never hears. 0: no limit."""
     requeue: bool = True
     """Whether Slurm may start a job again after a preemption or a lost node."""
     largest_script_bytes: int = 4 * 1024 * 1024
@@ -161,6 +164,7 @@ _BOUNDS = (
     ("rendezvous_port", 1024, _LAST_PORT),
     ("rendezvous_ports", 1, _LAST_PORT),
     ("grace_s", 0, 65535),
+    ("wait_time_s", 0, 65535),
     ("largest_script_bytes", 1024, _MANY),
     ("queue_limit_s", 1, _MANY),
     ("resubmits", 0, 100),

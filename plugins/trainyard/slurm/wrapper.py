@@ -27,6 +27,7 @@ record() {
 # begin: leave the breadcrumb; what an earlier attempt left must not be taken for this one's.
 begin() {
   started_at=$(now)
+  began=$(date +%FT%T)  # on the clock and in the form of scontrol
   attempt="attempts/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
   export PATH  # this shell has one; where slurmd is not root's, Slurm hands none on to srun
   cd "$run_dir" && mkdir -p attempts profiles || exit 72
@@ -71,6 +72,17 @@ rendezvous() {
   if [ -z "$first" ]; then echo "no address of the first node" >&2; finish 74; fi
   export TRAINYARD_RENDEZVOUS="$first:$(($2 + SLURM_JOB_ID % $3))"
 }
+# suspect: name nodes that came back during this attempt: what ran there went unnoticed by Slurm.
+suspect() {
+  timeout 10 scontrol --oneliner show node "$SLURM_JOB_NODELIST" 2>/dev/null |
+    sed -n 's/^NodeName=\([^ ]*\) .* SlurmdStartTime=\([0-9][^ ]*\).*/\1 \2/p' |
+    while read -r node since; do
+      if [[ $since > $began ]]; then
+        echo "node $node: its slurmd began at $since, after this attempt; what ran there may have" \
+          "ended with the one before" >&2
+      fi
+    done
+}
 # run COMMAND: run it, outlive the signals it gets, keep its exit code.
 run() {
   "$@" &
@@ -84,7 +96,12 @@ run() {
     code=$((128 + signal))
   fi
   # Slurm signals the ranks before this shell: give the reason of their end a moment to arrive.
-  if [ "$code" -ne 0 ] && [ -z "$signal" ]; then ended=1; sleep 1 & wait $!; fi
+  if [ "$code" -ne 0 ] && [ -z "$signal" ]; then
+    ended=1
+    if [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ]; then suspect; fi
+    sleep 1 &
+    wait $!
+  fi
   finish "$code"
 }
 """

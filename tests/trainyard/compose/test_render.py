@@ -7,11 +7,13 @@ import hashlib
 import json
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from trainyard.compose import keys, render, stack
+from trainyard.compose import tools as node_tools
 from trainyard.settings import load_settings
 from trainyard.sites import Launcher, parse_sites
 
@@ -159,3 +161,23 @@ def test_files_lie_where_their_owner_alone_may_enter(values, tmp_path):
     assert stat.S_IMODE((folder / "postgres_password").stat().st_mode) == 0o644
     assert stack.write(made, PLAIN) is False, "nothing changed"
     assert stack.write(made, CLUSTER) is True, "containers must be made again"
+
+
+def test_tools_are_mounted_into_the_nodes_by_a_file_of_their_own(values, tmp_path):
+    tools = "/opt/nvidia/nsight-systems,/opt/nvidia/nsight-compute"
+    env_file = tmp_path / ".env"
+    options = stack.Options(root=Path(__file__).parents[3], env_file=env_file, profiles="slurm")
+    path = tmp_path / ".trainyard" / "stack" / "tools.json"
+    for chosen in (tools, ""):
+        node_tools.write(path.parent, values | {"TRAINER_TOOLS": chosen})
+        files = stack.describe(options, values).compose.files
+        assert (str(path) in files) == path.exists() == bool(chosen)
+        if chosen:
+            nodes = json.loads(path.read_text())["services"]
+            assert set(nodes) == {"slurm-node-1", "slurm-node-2"}
+            for node in nodes.values():
+                mounts = [(m["source"], m["target"], m["read_only"]) for m in node["volumes"]]
+                assert mounts == [(tool, tool, True) for tool in tools.split(",")]
+    node_tools.write(path.parent, values | {"TRAINER_TOOLS": tools})
+    without = stack.describe(replace(options, profiles=""), values)
+    assert str(path) not in without.compose.files

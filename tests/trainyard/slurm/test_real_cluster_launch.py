@@ -14,6 +14,7 @@ from tests.requirements import need
 from tests.trainyard.slurm.observe import wait_for
 from trainer.contract import Dataset, Device, RunResult, RunSpec, dumps, loads
 from trainyard.launch import Launch, launch, launch_array
+from trainyard.local.slurm import faults
 from trainyard.paths import RunPaths
 from trainyard.sites import Launcher, Site
 from trainyard.slurm.options import JobOptions
@@ -222,3 +223,33 @@ def test_two_nodes_train_to_the_loss_of_one(slurm_cluster, tmp_path):
     assert results[2].metric("train_loss") == results[1].metric("train_loss")
     assert results[2].parameter_hash == results[1].parameter_hash
     assert len(results[2].machines) == 2
+
+
+HALF_LOST = """
+here = os.environ["SLURM_NODEID"]
+open(f"{run_dir}/began-{here}", "w").close()
+while here == "1" or not os.path.exists(f"{run_dir}/lost"):
+    time.sleep(0.1)
+sys.exit(3)
+"""
+
+
+def test_a_node_that_comes_back_without_its_ranks_does_not_hold_the_job(slurm_cluster, tmp_path):
+    """Slurm misses nothing: the node answers again before anybody asked it in vain."""
+    paths = RunPaths(root=tmp_path / "runs", run_id="half")
+    python = stand_in(tmp_path, f"run_dir = {str(paths.run_dir)!r}\n{HALF_LOST}")
+    made = launch(two_ranks(2), site_of(tmp_path, python, wait_time_s=3), paths)
+    job = submit(slurm_cluster, made, paths)
+    until(lambda: all((paths.run_dir / f"began-{node}").exists() for node in (0, 1)))
+    faults.power_off(slurm_cluster, "n2")
+    time.sleep(1)  # so that its clock of whole seconds says "after"
+    slurm_cluster.start_node("n2")
+    (paths.run_dir / "lost").touch()
+    seen = wait_for(slurm_cluster, job, "FAILED", seconds=60)
+    assert seen.field("ExitCode") == "3:0"
+    assert paths.exit_code.read_text() == "3\n"
+    told = paths.stderr.read_text()
+    assert "First task exited 3s ago" in told
+    assert "node n2: its slurmd began at " in told
+    assert "node n1" not in told
+    until(lambda: not slurm_cluster.ask("squeue", "-h", "-j", f"{job},{job}", "-t", "CG,R"))
