@@ -1,8 +1,9 @@
 """Run the test suites, each in its own environment: tests/trainer first and alone, then the rest.
 
 What needs Airflow runs in two lanes side by side: real Slurm clusters mostly wait (for time limits,
-requeues, dead controllers), and each lane starts services of its own. The second lane's output
-comes when it is over. Exits 0 only when every lane passed and ran at least one test.
+requeues, dead controllers), and each lane starts services of its own; one Docker engine serves the
+first. The second lane's output comes when it is over. Exits 0 only when every lane passed and ran
+at least one test.
 """
 
 from __future__ import annotations
@@ -15,26 +16,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVS = ROOT / ".trainyard" / "envs"
-CLUSTERS = ["tests/trainyard/slurm", "tests/e2e/test_slurm.py"]
-MORE_WHEN_FAST = [
-    f"tests/trainyard/{name}" for name in ("profile", "probing", "streaming", "exporter")
+SECOND = [
+    *(f"tests/e2e/test_{name}.py" for name in ("slurm", "faults")),
+    *(
+        f"tests/trainyard/{name}"
+        for name in ("slurm", "apptainer", "profile", "probing", "streaming", "exporter")
+    ),
 ]
-"""Without its clusters the second lane is soon over: it takes these from the first."""
-
-
-def lanes(*, fast: bool) -> dict[str, tuple[str, list[str]]]:
-    """Return environment and paths of each lane."""
-    clusters = [*CLUSTERS, *(MORE_WHEN_FAST if fast else [])]
-    apart = [f"--ignore={path}" for path in ("tests/trainer", *clusters)]
-    return {
-        "trainer": ("trainer", ["tests/trainer"]),
-        "airflow": ("airflow", ["tests", *apart]),
-        "clusters": ("airflow", clusters),
-    }
+LANES = {
+    "trainer": ("trainer", ["tests/trainer"]),
+    "airflow": ("airflow", ["tests", *(f"--ignore={path}" for path in ("tests/trainer", *SECOND))]),
+    "clusters": ("airflow", SECOND),
+}
+"""Environment and paths of each lane."""
 
 
 def command(lane: str, *, fast: bool, arguments: list[str]) -> list[str]:
-    environment, paths = lanes(fast=fast)[lane]
+    environment, paths = LANES[lane]
     found = [str(ENVS / environment / "bin" / "python"), "-m", "pytest", *paths, *arguments]
     return [*found, "-m", "not slow"] if fast else found
 

@@ -245,7 +245,6 @@ def test_every_service_killed_during_two_runs_loses_nothing_and_doubles_nothing(
 @pytest.mark.parametrize("node", NODES)
 def test_a_run_one_of_whose_nodes_is_killed_starts_again_and_ends_right(compose_stack, node):
     crash = kill_node_during_its_run(compose_stack, node)
-    print(crash)
     assert crash.ended_right, crash
 
 

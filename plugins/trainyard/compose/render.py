@@ -177,7 +177,7 @@ def _slurm_site(values: Mapping[str, str], here: Mapping[str, object]) -> str:
     nodes = {**here, "launcher": "slurm", "cores": cpus, "gpus_per_node": 0}
     nodes["largest_ranks"] = SLURM_NODES * cpus
     # A container is back before Slurm misses it: its ranks are given up soon after the first one.
-    way = {"connection": _SLURM_CONNECTION, "wait_time_s": 60}
+    way = {"connection": _SLURM_CONNECTION, "wait_time_s": 30}
     return f"[slurm]\n{toml(nodes)}[slurm.slurm]\n{toml(way)}"
 
 

@@ -43,8 +43,7 @@ told() {
   signal=$2
   if [ -n "$ended" ]; then return; fi
   if [ -z "$child" ]; then finish $((128 + $2)); fi
-  job=$SLURM_JOB_ID
-  if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"; fi
+  whose
   # In the background: while Slurm itself ends the job, scancel tries again for a long time.
   { timeout 5 scancel --signal="$1" "$job" || kill -s "$1" "$child"; } >/dev/null 2>&1 &
   record | put "$attempt.json"  # at once: SIGKILL may follow before the command has ended
@@ -72,16 +71,31 @@ rendezvous() {
   if [ -z "$first" ]; then echo "no address of the first node" >&2; finish 74; fi
   export TRAINYARD_RENDEZVOUS="$first:$(($2 + SLURM_JOB_ID % $3))"
 }
-# suspect: name nodes that came back during this attempt: what ran there went unnoticed by Slurm.
+# whose: the id of this job alone, also where it is an array's element.
+whose() {
+  job=$SLURM_JOB_ID
+  if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"; fi
+}
+# suspect: name nodes that came back during this attempt: what ran there, Slurm did not miss. Had
+# it, it would have started the job again; so it is told to, once, where it may.
 suspect() {
-  timeout 10 scontrol --oneliner show node "$SLURM_JOB_NODELIST" 2>/dev/null |
-    sed -n 's/^NodeName=\([^ ]*\) .* SlurmdStartTime=\([0-9][^ ]*\).*/\1 \2/p' |
-    while read -r node since; do
-      if [[ $since > $began ]]; then
-        echo "node $node: its slurmd began at $since, after this attempt; what ran there may have" \
-          "ended with the one before" >&2
-      fi
-    done
+  back=$(
+    timeout 10 scontrol --oneliner show node "$SLURM_JOB_NODELIST" 2>/dev/null |
+      sed -n 's/^NodeName=\([^ ]*\) .* SlurmdStartTime=\([0-9][^ ]*\).*/\1 \2/p' |
+      while read -r node since; do
+        if [[ $since > $began ]]; then
+          echo "node $node: its slurmd began at $since, after this attempt; what ran there may" \
+            "have ended with the one before"
+        fi
+      done
+  )
+  if [ -z "$back" ]; then return; fi
+  echo "$back" >&2
+  whose
+  if [ -z "${SLURM_RESTART_COUNT:-}" ] && timeout 10 scontrol requeue "$job"; then
+    sleep 300 &
+    wait $!  # for SIGTERM
+  fi
 }
 # run COMMAND: run it, outlive the signals it gets, keep its exit code.
 run() {

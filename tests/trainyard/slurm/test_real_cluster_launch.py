@@ -226,6 +226,8 @@ def test_two_nodes_train_to_the_loss_of_one(slurm_cluster, tmp_path):
 
 
 HALF_LOST = """
+if "SLURM_RESTART_COUNT" in os.environ:
+    sys.exit(0)
 here = os.environ["SLURM_NODEID"]
 open(f"{run_dir}/began-{here}", "w").close()
 while here == "1" or not os.path.exists(f"{run_dir}/lost"):
@@ -234,22 +236,26 @@ sys.exit(3)
 """
 
 
-def test_a_node_that_comes_back_without_its_ranks_does_not_hold_the_job(slurm_cluster, tmp_path):
+@pytest.mark.parametrize(("requeue", "state"), [(True, "COMPLETED"), (False, "FAILED")])
+def test_a_node_that_comes_back_without_its_ranks_is_found_out(
+    slurm_cluster, tmp_path, requeue, state
+):
     """Slurm misses nothing: the node answers again before anybody asked it in vain."""
     paths = RunPaths(root=tmp_path / "runs", run_id="half")
     python = stand_in(tmp_path, f"run_dir = {str(paths.run_dir)!r}\n{HALF_LOST}")
-    made = launch(two_ranks(2), site_of(tmp_path, python, wait_time_s=3), paths)
-    job = submit(slurm_cluster, made, paths)
+    site = site_of(tmp_path, python, wait_time_s=3, requeue=requeue)
+    job = submit(slurm_cluster, launch(two_ranks(2), site, paths), paths)
     until(lambda: all((paths.run_dir / f"began-{node}").exists() for node in (0, 1)))
     faults.power_off(slurm_cluster, "n2")
     time.sleep(1)  # so that its clock of whole seconds says "after"
     slurm_cluster.start_node("n2")
     (paths.run_dir / "lost").touch()
-    seen = wait_for(slurm_cluster, job, "FAILED", seconds=60)
-    assert seen.field("ExitCode") == "3:0"
-    assert paths.exit_code.read_text() == "3\n"
+    seen = wait_for(slurm_cluster, job, state, seconds=120)
+    assert seen.field("Restarts") == str(int(requeue))
+    assert paths.exit_code.read_text() == ("0\n" if requeue else "3\n")
+    assert attempt(paths, job)["exit_code"] == 3
     told = paths.stderr.read_text()
     assert "First task exited 3s ago" in told
-    assert "node n2: its slurmd began at " in told
+    assert told.count("node n2: its slurmd began at ") == 1
     assert "node n1" not in told
     until(lambda: not slurm_cluster.ask("squeue", "-h", "-j", f"{job},{job}", "-t", "CG,R"))
