@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -117,6 +120,22 @@ def test_the_run_outlives_a_killed_triggerer_and_the_next_one_waits_on(stack, wa
     assert waiting.state() == ("deferred", 1)
     waiting.end()
     until(lambda: not waiting.processes(), 90)
+
+
+def test_a_database_that_is_busy_for_seconds_stops_nothing(stack):
+    """As where a disk is slow to write: SQLite's own patience is 5 s, then it says "locked"."""
+    until(lambda: stack.api.knows_dag("train"))
+    dag_run_id = f"busy-{time.time_ns()}"
+    busy = sqlite3.connect(stack.paths.airflow_db, isolation_level=None)
+    with closing(busy), ThreadPoolExecutor(1) as pool:
+        busy.execute("BEGIN IMMEDIATE")
+        asked = pool.submit(stack.api.trigger, "train", CONF, dag_run_id)
+        time.sleep(8)
+        assert not asked.done()
+        busy.execute("ROLLBACK")
+        assert asked.result() == dag_run_id
+    stack.services.check()
+    stack.api.call("PATCH", f"{RUNS}/{dag_run_id}", json={"state": "failed"})
 
 
 def test_a_run_whose_task_was_killed_before_its_trigger_began_is_ended_by_the_next_one(stack):

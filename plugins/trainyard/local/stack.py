@@ -144,7 +144,7 @@ def _make_buckets(paths: StackPaths, services: Services, ports: Ports) -> None:
 
 def _mlflow(paths: StackPaths, ports: Ports, keys: Secrets) -> Service:
     argv = [executable("mlflow"), "server", "--host", "127.0.0.1", "--port", str(ports.mlflow),
-            "--workers", "1", "--backend-store-uri", f"sqlite:///{paths.mlflow_db}",
+            "--workers", "1", "--backend-store-uri", _sqlite(paths.mlflow_db),
             "--artifacts-destination", f"s3://{_MLFLOW_BUCKET}"]  # fmt: skip
     env = {
         "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{ports.s3}",
@@ -157,6 +157,14 @@ def _mlflow(paths: StackPaths, ports: Ports, keys: Secrets) -> Service:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     return Service(name="mlflow", argv=argv, env=env)
+
+
+def _sqlite(path: Path) -> str:
+    """Return the URL of a database that is waited for a minute while another writes to it.
+
+    After 5 s, SQLite's own measure, a scheduler would end: a disk that is busy takes longer.
+    """
+    return f"sqlite:///{path}?timeout=60"
 
 
 def airflow_environment(paths: StackPaths, ports: Ports, keys: Secrets) -> dict[str, str]:
@@ -174,7 +182,7 @@ def airflow_environment(paths: StackPaths, ports: Ports, keys: Secrets) -> dict[
             "simple_auth_manager_passwords_file": paths.passwords,
             "test_connection": "Enabled",
         },
-        "database": {"sql_alchemy_conn": f"sqlite:///{paths.airflow_home}/airflow.db"},
+        "database": {"sql_alchemy_conn": _sqlite(paths.airflow_db)},
         "api": {
             "host": "127.0.0.1",
             "port": ports.airflow,

@@ -79,6 +79,11 @@ class StackPaths:
         return self.airflow_home / "migrated"
 
     @property
+    def airflow_db(self) -> Path:
+        """Airflow's metadata database."""
+        return self.airflow_home / "airflow.db"
+
+    @property
     def results_db(self) -> Path:
         """Results database."""
         return self.root / "results.db"
