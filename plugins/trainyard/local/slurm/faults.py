@@ -15,13 +15,16 @@ from trainyard.local.slurm.cluster import Cluster
 def power_off(cluster: Cluster, node: str) -> None:
     """End a node as a power failure would: slurmd, its job steps and their processes, at once."""
     cluster.daemons.stop(f"slurmd-{node}", kill=True)
-    for step in steps_on(cluster, node):
+    steps = steps_on(cluster, node)
+    processes = []
+    for step in steps:
         with suppress(psutil.NoSuchProcess):
-            family = [*step.children(recursive=True), step]
-            for process in family:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-            psutil.wait_procs(family, timeout=5)
+            processes += step.children(recursive=True)
+    # Steps first: one that outlived its processes would report their end, as no dead node does.
+    for process in (*steps, *processes):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs([*steps, *processes], timeout=5)
 
 
 def mark_down(cluster: Cluster, node: str, reason: str = "injected") -> None:
