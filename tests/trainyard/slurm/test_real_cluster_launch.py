@@ -17,6 +17,7 @@ from trainyard.launch import Launch, launch, launch_array
 from trainyard.local.slurm import faults
 from trainyard.paths import RunPaths
 from trainyard.sites import Launcher, Site
+from trainyard.slurm import wrapper
 from trainyard.slurm.options import JobOptions
 from trainyard.slurm.site import Rendezvous, SlurmSite
 
@@ -129,7 +130,10 @@ time.sleep(60)
 
 
 def test_a_run_that_ignores_its_end_leaves_no_exit_code_of_success(slurm_cluster, tmp_path):
-    """Srun gives up on such a step and exits with 0: nothing of it may look like a success."""
+    """Srun gives up on such a step and exits with 0: nothing of it may look like a success.
+
+    It does so when Slurm kills the job's shell; a shell that is killed first leaves no exit code.
+    """
     paths = RunPaths(root=tmp_path / "runs", run_id="deaf")
     made = launch(spec_of(), site_of(tmp_path, stand_in(tmp_path, DEAF)), paths)
     job = submit(slurm_cluster, made, paths)
@@ -137,9 +141,24 @@ def test_a_run_that_ignores_its_end_leaves_no_exit_code_of_success(slurm_cluster
     slurm_cluster.ask("scancel", job)
     wait_for(slurm_cluster, job, "CANCELLED")
     until(lambda: not slurm_cluster.ask("squeue", "-h", "-j", f"{job},{job}", "-t", "CG,R"))
-    until(lambda: "Timed out waiting for job step" in paths.stderr.read_text())
-    until(paths.exit_code.is_file)
+    until(lambda: slurm_cluster.run("pgrep", "-f", str(paths.run_dir)).stdout == "")
+    assert not paths.exit_code.is_file() or paths.exit_code.read_text() == "143\n"
+
+
+def test_a_command_that_exits_with_0_because_it_was_told_to_end_is_no_success(tmp_path):
+    """What srun does when it gives up, at a moment of our choosing."""
+    paths = RunPaths(root=tmp_path, run_id="told")
+    paths.run_dir.mkdir()
+    command = "bash -c 'trap \"exit 0\" TERM; touch ready; while :; do sleep 0.1; done'"
+    text = f"run_dir={paths.run_dir}\n{wrapper.FUNCTIONS}\nbegin\nrun {command}\n"
+    env = {"PATH": "/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "told",
+           "SLURM_JOB_NODELIST": "n1"}  # fmt: skip
+    with subprocess.Popen(["bash", "-c", text], env=env) as shell:
+        until((paths.run_dir / "ready").exists)
+        shell.terminate()
+        assert shell.wait(timeout=20) == 143
     assert paths.exit_code.read_text() == "143\n"
+    assert attempt(paths, "7")["signal"] == 15
 
 
 def test_a_requeue_starts_afresh_and_is_counted(slurm_cluster, tmp_path):
